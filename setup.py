@@ -24,8 +24,8 @@ setuptools.setup(
                  f"Intended Audience :: {cfg['audience']}", f"Natural Language :: {cfg['language']}",
                  "Topic :: Scientific/Engineering :: Artificial Intelligence", "Framework :: Jupyter"] +
                 [f'Programming Language :: Python :: 3.{o}' for o in range(minor, 14)],
-    packages=setuptools.find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]), include_package_data=True,
-    package_data={cfg['lib_name']: ['labels/tables/*', 'data/tables/*']},
+    packages=setuptools.find_packages(include=[cfg['lib_name'], f"{cfg['lib_name']}.*"]),
+    include_package_data=False, package_data={cfg['lib_name']: ['*/tables/*']},  # all data of a section lies in its tables/
     install_requires=reqs, extras_require=extras, python_requires=f">={cfg['min_python']}", zip_safe=False,
     long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     entry_points={'console_scripts': cfg.get('console_scripts', '').split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"]})

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-if not (ROOT/'settings.ini').exists(): pytest.skip('not in a checkout of the project', allow_module_level=True)
+if not (ROOT/'.github').exists(): pytest.skip('not in a checkout of the project', allow_module_level=True)
 PYTHONS = '3.10', '3.11', '3.12', '3.13'
 NOTEBOOKS = sorted(o for o in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in o.parts)
 WORKFLOWS = sorted((ROOT/'.github'/'workflows').glob('*.yml'))
@@ -66,6 +66,12 @@ def test_no_index_named():
                  *(str(o.relative_to(ROOT)) for o in (*WORKFLOWS, *(ROOT/'tools').glob('*.*')))):
         assert not re.search(r'--(extra-)?index-url|--find-links|--trusted-host|-i https?:|/root/|/home/\w', text(name)), name
     assert '://' not in text('constraints.txt')
+
+def test_data_files_are_packed():
+    "setup.py packs `*/tables/*` and Python files; whatever else lay in the package would be missing after installing."
+    assert "package_data={cfg['lib_name']: ['*/tables/*']}" in text('setup.py')
+    files = [o.relative_to(ROOT/'granularity_nb') for o in (ROOT/'granularity_nb').rglob('*') if o.is_file() and o.suffix not in ('.py', '.pyc')]
+    assert [str(o) for o in files if not o.match('*/tables/*') or len(o.parts) != 3] == []
 
 def test_pythons_agree():
     "settings.ini, the workflow's matrix and this file speak of the same versions."
