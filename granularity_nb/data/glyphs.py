@@ -191,24 +191,30 @@ def _shares(sizes, cap):
         got[min((i for i,n in enumerate(sizes) if got[i] < n), key=got.__getitem__)] += 1
     return got
 
-# %% ../../nbs/data/02_glyphs.ipynb #0d3fb0ce
+# %% ../../nbs/data/02_glyphs.ipynb #5e5d99b3
 @lru_cache(maxsize=16)
 def characters(
     max_chars:int|None=40, # at most so many of each script; None for all
     scripts:tuple=tuple(SCRIPTS.values()), # some of `SCRIPTS`
     lookalikes:bool=False, # also those that look like a character of another script, or like one of their own
-)->dict:                   # character → faces that have it, as one bit each
+    faces:tuple=tuple(FACES), # some of `FACES`; a character must be in one of them
+)->dict:                   # character → faces that have it, as one bit each in the order of `FACES`
     "The characters of the data set, script by script and kind by kind."
+    wanted = sum(1<<i for i,face in enumerate(FACES) if face in faces)
     res = {}
     for script in scripts:
-        faces = dict(_decode(_distinct[script]))
-        if lookalikes: faces.update(_decode(_lookalikes.get(script, '')))
-        kinds = {}
-        for c in sorted(faces): kinds.setdefault(describe(c)[1], []).append(c)
-        cap = len(faces) if max_chars is None else max_chars
-        for got,cs in zip(_shares([*map(len, kinds.values())], cap), kinds.values()):
-            res.update((c, faces[c]) for c in sorted(_preferred(cs)[:got]))
+        there = dict(_decode(_distinct[script]))
+        if lookalikes: there.update(_decode(_lookalikes.get(script, '')))
+        there = {c: bits & wanted for c,bits in there.items() if bits & wanted}
+        res.update((c, there[c]) for c in _capped(sorted(there), max_chars))
     return res
+
+def _capped(chars, cap):
+    "At most `cap` of a script's characters, evenly from its kinds."
+    kinds = {}
+    for c in chars: kinds.setdefault(describe(c)[1], []).append(c)
+    shares = _shares([*map(len, kinds.values())], len(chars) if cap is None else cap)
+    return [c for n,cs in zip(shares, kinds.values()) for c in sorted(_preferred(cs)[:n])]
 
 # %% ../../nbs/data/02_glyphs.ipynb #c020b943
 LEVELS = 'character x font', 'character', 'base letter', 'segment', 'kind', 'script' # finest first
@@ -224,14 +230,14 @@ def _segments(chars, size=4):
             res.update({c: f'{script} {kind} {part[0]}–{part[-1]}' for o in part for c in letters[o]})
     return res
 
-# %% ../../nbs/data/02_glyphs.ipynb #b526185f
-def _rows(chars, faces):
+# %% ../../nbs/data/02_glyphs.ipynb #a4f5c701
+def _rows(chars):
     "A row for each leaf: its path from the script down, with the leaf last."
     segment = _segments(chars)
     for c,bits in chars.items():
         script,kind,letter = describe(c)
         for i,face in enumerate(FACES):
-            if face not in faces or not bits>>i & 1: continue
+            if not bits>>i & 1: continue
             char = f'U+{ord(c):04X} {c}'
             for bold in '',' Bold': yield (script, f'{script} {kind}', segment[c], f'{script} {kind} {letter}', char,
                 f'{char} in {face}', f'{char} | {_with_weight(face, bold)}')
@@ -241,15 +247,15 @@ def _with_weight(face, bold):
     head,slant = re.fullmatch(r'(.*?)( Oblique| Italic)?', face).groups()
     return head + bold + (slant or '')
 
-# %% ../../nbs/data/02_glyphs.ipynb #8b43c20a
+# %% ../../nbs/data/02_glyphs.ipynb #dd8bde81
 @lru_cache(maxsize=16)
 def tree(
-    max_chars:int|None=40, scripts:tuple=tuple(SCRIPTS.values()), lookalikes:bool=False, # as in `characters`
-    faces:tuple=tuple(FACES), # some of `FACES`
+    max_chars:int|None=40, scripts:tuple=tuple(SCRIPTS.values()), lookalikes:bool=False,
+    faces:tuple=tuple(FACES), # all as in `characters`
 )->Hierarchy:                 # its ranks are `LEVELS` from coarse to fine, then 'font'
     "The hierarchy above the characters in their fonts."
     ranks = LEVELS[::-1] + ('font',)
-    columns = zip(*_rows(characters(max_chars, scripts, lookalikes), faces))
+    columns = zip(*_rows(characters(max_chars, scripts, lookalikes, faces)))
     return Hierarchy.from_table(dict(zip(ranks, columns)), ranks, root='letter' if len(scripts) > 1 else None)
 
 # %% ../../nbs/data/02_glyphs.ipynb #254605a1
@@ -298,23 +304,42 @@ def bank(
         _tiles.update(zip(part, _distance(np.stack([_page(*k) for k in part]))))
     return np.stack([_tiles[k] for k in keys])
 
-# %% ../../nbs/data/02_glyphs.ipynb #3a2a390f
+# %% ../../nbs/data/02_glyphs.ipynb #63ed2a58
 @dataclass(frozen=True)
 class Difficulty:
     "How much the images of one character differ; every image draws its own values."
     rotation:float = 10.          # at most so many degrees, either way
-    shear:float = .2              # at most so many pixels sideways for each pixel up, either way
-    scale:tuple = (.8, 1.15)      # range of magnification; at 1, a capital is about 19 pixels high
-    shift:float = 3.              # at most so many pixels, in each direction
-    thickness:tuple = (-.3, .8)   # range of what strokes gain on either side, in pixels of a tile
-    contrast:tuple = (.3, 1.)     # range of the difference between ink and paper, where black to white is 1
-    gradient:float = .3           # at most so much change of the paper's brightness from side to side
-    noise:tuple = (.02, .12)      # range of the standard deviation of Gaussian noise in each pixel
+    shear:float = .1              # at most so many pixels sideways for each pixel up, either way
+    scale:tuple = (.9, 1.1)       # range of magnification; at 1, a capital is about 19 pixels high
+    shift:float = 1.75            # at most so many pixels, in each direction
+    thickness:tuple = (-.3, 1.2)  # range of what strokes gain on either side, in pixels of a tile
+    contrast:tuple = (.5, 1.)     # range of the difference between ink and paper, where black to white is 1
+    invert:float = 0.             # share of images that are black on white instead of white on black
+    gradient:float = .1           # at most so much change of the paper's brightness from side to side
+    noise:tuple = (0., .08)       # range of the standard deviation of Gaussian noise in each pixel
     clutter:int = 0               # at most so many lines across the image, in the colour of the ink
     warp:float = 0.               # standard deviation of an elastic displacement, in pixels
 
-DIFFICULTIES = dict(normal=Difficulty(), easy=Difficulty(rotation=5., shear=.1, scale=(.95,1.05), shift=1., gradient=0.,
-    contrast=(.8,1.), noise=(0.,.05)), shifted=Difficulty(noise=(.15,.25), clutter=3, warp=1.2))
+    def __post_init__(self): _check(self)
+
+_limits = dict(rotation=(0,180), shear=(0,2), scale=(.25,4), shift=(0,32), thickness=(-2,2), contrast=(0,1), invert=(0,1),
+    gradient=(0,1), noise=(0,2), clutter=(0,99), warp=(0,16))
+
+def _check(d):
+    "Numbers of the right sort and size, for `Difficulty`."
+    for f in fields(d):
+        x,(lo,hi),pair = getattr(d, f.name), _limits[f.name], isinstance(f.default, tuple)
+        try: num = [float(o) for o in (x if pair else [x])]
+        except (TypeError, ValueError): num = []
+        whole = f.name != 'clutter' or num == [int(o) for o in num]
+        if len(num) != 1+pair or not lo <= num[0] <= num[-1] <= hi or not whole: raise SourceError(f'{f.name} must be '
+            f'{"two numbers, low and high," if pair else "a whole number" if f.name=="clutter" else "a number"} in {lo} … {hi}, not {x!r}')
+        object.__setattr__(d, f.name, tuple(num) if pair else int(num[0]) if f.name == 'clutter' else num[0])
+
+# %% ../../nbs/data/02_glyphs.ipynb #11aa0dfb
+DIFFICULTIES = dict(normal=Difficulty(),
+    easy=Difficulty(rotation=5., shear=.05, scale=(.95,1.05), shift=1., contrast=(.8,1.), gradient=0., noise=(0.,.05)),
+    shifted=Difficulty(noise=(.1,.2), clutter=3, warp=1.)) # name → `Difficulty`
 
 # %% ../../nbs/data/02_glyphs.ipynb #d964a6d1
 def _difficulty(d):
@@ -373,12 +398,12 @@ def _lines(d, rng):
     off = ((x - along*dx)**2 + (y - along*dy)**2).sqrt()
     return (wide + .5 - off).clamp(0, 1).amax(1)
 
-# %% ../../nbs/data/02_glyphs.ipynb #18a4d7d7
+# %% ../../nbs/data/02_glyphs.ipynb #0631318f
 def _light(d, ink, rng, noise_rng):
-    "Images of ink on paper: contrast, brightness, a gradient, in half of them white on black, and noise."
+    "White ink on dark paper, or inverted: contrast, brightness, a gradient, and noise."
     import torch
     contrast,up = _between(rng, *d.contrast), rng.random(CHUNK)
-    paper,invert = (up*(1-contrast)).astype(np.float32), rng.random(CHUNK) < .5
+    paper,invert = (up*(1-contrast)).astype(np.float32), rng.random(CHUNK) < d.invert
     slope = _between(rng, -d.gradient/2, d.gradient/2, 2)/15.5
     contrast = np.where(invert, -contrast, contrast)
     paper = np.where(invert, 1-paper, paper)
@@ -470,7 +495,17 @@ def _some(name, given, there):
     if not given: raise SourceError(f'{name} must have at least one of: {", ".join(there)}')
     return tuple(o for o in there if o in given)
 
-# %% ../../nbs/data/02_glyphs.ipynb #72f97ee4
+# %% ../../nbs/data/02_glyphs.ipynb #b133eb23
+def _scripts(given, faces):
+    "The scripts that are asked for, or all that the faces have."
+    has = [s for s in SCRIPTS.values() if characters(1, (s,), False, faces)]
+    if given is None: return tuple(has)
+    for s in (res := _some('scripts', given, SCRIPTS.values())):
+        if s not in has: raise SourceError(f'none of the faces {", ".join(faces)} has {s}: leave it out of `scripts`, or '
+            "add the face 'DejaVu Sans', which has every script")
+    return res
+
+# %% ../../nbs/data/02_glyphs.ipynb #cc0544f8
 @register('glyphs')
 def glyphs(
     n_train:int=6000, n_valid:int=2000, n_test:int=4000, # images in each split; 'shifted' has as many as 'test'
@@ -478,7 +513,7 @@ def glyphs(
     test_seed:int=0,       # decides 'test' and 'shifted'
     max_chars:int|None=40, # characters of each script at most; None for all
     lookalikes:bool=False, # also characters that look like one of another script
-    scripts=None,          # names out of `SCRIPTS`; None for all
+    scripts=None,          # names such as 'Latin', out of `SCRIPTS`; None for all that the faces have
     faces=None,            # names out of `FACES`; None for all
     difficulty='normal',   # of 'train', 'valid' and 'test': a name out of `DIFFICULTIES`, a dict or a `Difficulty`
     shifted='shifted',     # of 'shifted'
@@ -487,8 +522,8 @@ def glyphs(
     n = {k: _whole(k, v, most=2**24) for k,v in dict(n_train=n_train, n_valid=n_valid, n_test=n_test).items()}
     seeds = {k: _whole(k, v) for k,v in dict(seed=seed, test_seed=test_seed).items()}
     if max_chars is not None: _whole('max_chars (or None)', max_chars, 1)
-    what = dict(max_chars=max_chars, lookalikes=bool(lookalikes), scripts=_some('scripts', scripts, SCRIPTS.values()),
-                faces=_some('faces', faces, FACES))
+    faces = _some('faces', faces, FACES)
+    what = dict(max_chars=max_chars, lookalikes=bool(lookalikes), scripts=_scripts(scripts, faces), faces=faces)
     hard = dict(difficulty=_difficulty(difficulty), shifted=_difficulty(shifted))
     return _source(tree(**what), n, seeds, hard, dict(n, **seeds, **what, **{k: asdict(v) for k,v in hard.items()}))
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SourceError', 'Split', 'Source', 'register', 'source_names']
 
-# %% ../../nbs/data/01_source.ipynb #edd41922
-import difflib, importlib, inspect
+# %% ../../nbs/data/01_source.ipynb #4afa5883
+import difflib, importlib, inspect, json
 import numpy as np
 from functools import cached_property
 from fastcore.basics import patch
@@ -45,7 +45,13 @@ class Split:
         size = 'x'.join(map(str, self.images.shape[1:])) if 'images' in vars(self) else 'not made yet'
         return f'Split({len(self)} images, {size})'
 
-# %% ../../nbs/data/01_source.ipynb #dd691e50
+# %% ../../nbs/data/01_source.ipynb #0a45832a
+def _plain(name, args):
+    "`args` as they will come back from a JSON file."
+    try: return json.loads(json.dumps(args))
+    except TypeError as e: raise SourceError(f'args of {name!r} do not fit into JSON: {e}') from None
+
+# %% ../../nbs/data/01_source.ipynb #cf8bda12
 class Source:
     "A data set: its splits, the hierarchy over its leaves, named levels of it, and the target."
     def __init__(self,
@@ -54,10 +60,10 @@ class Source:
         splits:dict,          # name → `Split`; 'train', 'valid', 'test' are understood, others are further test sets
         target:LabelMap,      # leaf → class that the user cares about
         levels:dict|None=None,# name → `LabelMap` of the leaves, finest first
-        args:dict|None=None,  # what `Source.open` would need to make it again, ready for JSON
+        args:dict|None=None,  # what `Source.open` would need to make it again; must fit into JSON
     ):
         self.name,self.hierarchy,self.splits,self.target = name,hierarchy,dict(splits),target
-        self.levels,self.args = dict(levels or {}),dict(args or {})
+        self.levels,self.args = dict(levels or {}),_plain(name, args or {})
         for what,m in dict(target=target, **self.levels).items():
             if m.leaves != hierarchy.leaves: raise SourceError(f'{what!r} of {name!r} is a map of other leaves than the '
                 f'hierarchy has ({len(m.leaves)} against {hierarchy.n_leaves}): build it from the same hierarchy')

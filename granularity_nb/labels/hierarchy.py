@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['HierarchyError', 'HierarchyWarning', 'CSR', 'LabelMap', 'Hierarchy']
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #233ab2a0
-import hashlib, json, sys, unicodedata, warnings
+# %% ../../nbs/labels/01_hierarchy.ipynb #80b22b2f
+import csv, hashlib, json, os, sys, unicodedata, warnings
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -66,13 +67,17 @@ class CSR(NamedTuple):
         out[np.repeat(np.arange(self.shape[0]), np.diff(self.indptr)), self.indices] = 1
         return out
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #f984c7c2
+# %% ../../nbs/labels/01_hierarchy.ipynb #fcefb830
 def _names(xs, what):
     "`xs` as a tuple of distinct, non-blank strings, or an error that names the culprit."
     xs = tuple(xs)
     for i,x in enumerate(xs):
         if not isinstance(x, str): raise HierarchyError(f"{what} {i} is {x!r}, not a string")
         if not x.strip(): raise HierarchyError(f"{what} {i} has a blank name: {x!r}")
+    try: '\n'.join(xs).encode()
+    except UnicodeEncodeError:
+        bad = next(x for x in xs if any('\ud800'<=c<='\udfff' for c in x))
+        raise HierarchyError(f"{what} {bad!r} is not valid Unicode") from None
     if len(set(xs)) < len(xs):
         seen = set()
         for x in xs:
@@ -93,6 +98,8 @@ class _Immutable:
     def __setattr__(self, k, v): raise AttributeError(f"a {type(self).__name__} is immutable: cannot set {k!r}")
     __delattr__ = lambda self, k: self.__setattr__(k, None)
     def __reduce__(self): return type(self).from_dict, (self.to_dict(),)
+    def __copy__(self): return self
+    def __deepcopy__(self, memo): return self
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #f6847d12
 class LabelMap(_Immutable):
@@ -124,7 +131,7 @@ class LabelMap(_Immutable):
     def n_classes(self)->int: return len(self.vocab)
     def __len__(self): return len(self.leaves)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #d4e1d6ef
+# %% ../../nbs/labels/01_hierarchy.ipynb #0703a5ca
 def _check_codes(leaves, vocab, ptr, idx):
     "Refuse codes that do not give every leaf a class of `vocab`."
     n = len(leaves)
@@ -143,8 +150,9 @@ def _make(cls, leaves, vocab, ptr, idx, name=''):
 
 @patch_to(LabelMap)
 def __repr__(self):
-    kind = f"multi, up to {np.diff(self._ptr).max()} classes a leaf" if self.multi else 'single'
-    return f"LabelMap{f' {self.name!r}' if self.name else ''}: {len(self):,} leaves → {self.n_classes:,} classes ({kind})"
+    kind = f'multi, up to {np.diff(self._ptr).max()} classes a leaf' if self.multi else 'single'
+    leaves,classes = ('leaf' if len(self)==1 else 'leaves'),('class' if self.n_classes==1 else 'classes')
+    return f"LabelMap{f' {self.name!r}' if self.name else ''}: {len(self):,} {leaves} → {self.n_classes:,} {classes} ({kind})"
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #5eefe3eb
 @patch_to(LabelMap)
@@ -173,23 +181,27 @@ def codes(self)->np.ndarray:
     if self.multi: raise HierarchyError(f"{self!r} has several classes for some leaves: use membership, or a single-path policy")
     return self._idx
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #2880da67
+# %% ../../nbs/labels/01_hierarchy.ipynb #7b4d4fae
 @patch_to(LabelMap, as_prop=True)
 def membership(self)->CSR:
     "Which leaf is in which class, as a sparse (n_leaves, n_classes) matrix."
     return CSR(np.arange(len(self)+1) if self._ptr is None else self._ptr, self._idx, (len(self), self.n_classes))
+
+def _leaf_codes(codes, n):
+    "`codes` as indices, after a check that they are whole numbers in 0…n-1."
+    codes = np.asarray(codes)
+    if codes.size and codes.dtype.kind not in 'iu': raise HierarchyError(f"leaf codes must be integers, not {codes.dtype}")
+    if codes.size and (codes.min()<0 or codes.max()>=n):
+        i = np.flatnonzero((codes.ravel()<0)|(codes.ravel()>=n))[0]
+        raise HierarchyError(f"leaf code {codes.ravel()[i]} (at position {i}) is not in 0…{n-1}")
+    return codes.astype(np.intp, copy=False)
 
 @patch_to(LabelMap)
 def encode(self,
            leaf_codes,          # int array: leaf labels of images, as indices into `leaves`
            sparse:bool=False):  # multi maps: a CSR instead of the written-out matrix
     "Classes of the images: int32 codes in a single map, a multi-hot uint8 matrix (n, n_classes) in a multi map."
-    codes = np.asarray(leaf_codes)
-    if codes.size and codes.dtype.kind not in 'iu': raise HierarchyError(f"leaf codes must be integers, not {codes.dtype}")
-    if codes.size and (codes.min()<0 or codes.max()>=len(self)):
-        i = np.flatnonzero((codes.ravel()<0)|(codes.ravel()>=len(self)))[0]
-        raise HierarchyError(f"leaf code {codes.ravel()[i]} (image {i}) is not in 0…{len(self)-1}")
-    codes = codes.astype(np.intp, copy=False)
+    codes = _leaf_codes(leaf_codes, len(self))
     if not self.multi and not sparse: return self._idx.take(codes)
     mem = self.membership
     n = np.diff(mem.indptr)[codes]
@@ -198,7 +210,7 @@ def encode(self,
     res = CSR(ptr, mem.indices[_expand(mem.indptr, codes)[1]], (len(codes), self.n_classes))
     return res if sparse else res.toarray()
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #61f1d57b
+# %% ../../nbs/labels/01_hierarchy.ipynb #f0498b63
 def _same_leaves(m, t):
     if m.leaves!=t.leaves: raise HierarchyError(f"the two maps have different leaves: {m!r} and {t!r}")
 
@@ -217,9 +229,9 @@ def refines(self,
     "Whether every class of this map lies in one class of `t` (if `t` is multi: its leaves all have the same classes in `t`)."
     s,_ = self._class_pairs(t)
     if not t.multi: return len(np.unique(s))==len(s)
-    rows = [hash(t._idx[t._ptr[i]:t._ptr[i+1]].tobytes()) for i in range(len(t))]
-    whole = LabelMap._make(t.leaves, tuple(map(str, range(len(t)))), None, np.unique(rows, return_inverse=True)[1])
-    return self.refines(whole)
+    sets = {}
+    rows = [sets.setdefault(t._idx[a:b].tobytes(), len(sets)) for a,b in zip(t._ptr, t._ptr[1:])]
+    return self.refines(LabelMap._make(t.leaves, tuple(map(str, range(len(sets)))), None, rows))
 
 @patch_to(LabelMap)
 def parents_in(self,
@@ -378,7 +390,7 @@ def _lookup(names, index, known, what='leaf'):
     if not len(pos): raise HierarchyError(f"no {what} given")
     return pos
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #97dc0f8d
+# %% ../../nbs/labels/01_hierarchy.ipynb #0c9465e1
 @patch_to(LabelMap)
 def to_dict(self)->dict:
     "The map as plain lists and strings, fit for JSON."
@@ -401,8 +413,9 @@ def _check_format(d, what):
 
 def _ints(d, k):
     "The entry `k` of a JSON object as an int array."
-    try: a = np.array(d[k] or [], dtype=np.int64) if all(type(o) is int for o in d[k] or []) else None
-    except (KeyError, TypeError, OverflowError): a = None
+    xs = d.get(k)
+    try: a = np.array(xs, dtype=np.int64) if isinstance(xs, list) and all(type(o) is int for o in xs) else None
+    except OverflowError: a = None
     if a is None: raise HierarchyError(f"{d['format']}: {k!r} must be a list of integers")
     return a
 
@@ -517,11 +530,16 @@ def _index(self):
 @patch_to(Hierarchy, as_prop=True)
 def n_leaves(self)->int: return len(self.leaves)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #65bfb3a2
+# %% ../../nbs/labels/01_hierarchy.ipynb #bcd92710
 @patch_to(Hierarchy, as_prop=True)
 def roots(self)->tuple:
     "Nodes without parents."
     return tuple(self.names[i] for i in self._roots)
+
+@patch_to(Hierarchy, as_prop=True)
+def _child(self):
+    "The child of each edge; `_pidx` has the parents."
+    return np.repeat(np.arange(len(self)), np.diff(self._pptr))
 
 @patch_to(Hierarchy, as_prop=True)
 def _roots(self): return np.flatnonzero(self._pptr[1:]==self._pptr[:-1])
@@ -531,32 +549,120 @@ def is_tree(self)->bool:
     "Whether no node has more than one parent (several roots are allowed)."
     return bool((np.diff(self._pptr)<=1).all())
 
+@patch_to(Hierarchy, as_prop=True)
+def height(self)->int:
+    "Length of the longest path from a root to a leaf."
+    return int(self._deep.max())
+
+@patch_to(Hierarchy, as_prop=True)
+def inner_leaves(self)->tuple:
+    "Leaf labels that are inner nodes: they have children, and label images themselves."
+    return tuple(self.names[i] for i in self._leaf[np.diff(self._cptr)[self._leaf]>0])
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #de7897bc
+def _count(n, one, many=None): return f"{n:,} {one if n==1 else many or one+'s'}"
+
 @patch_to(Hierarchy)
 def __len__(self): return len(self.names)
 
 @patch_to(Hierarchy)
 def __repr__(self):
-    inner = int((np.diff(self._cptr)[self._leaf]>0).sum())
-    bits = [f'{self.n_leaves:,} leaves'+(f' ({inner:,} of them inner nodes)' if inner else ''), f'{len(self):,} nodes', f'height {self._deep.max()}',
-            'tree' if self.is_tree else f'DAG ({int((np.diff(self._pptr)>1).sum()):,} nodes with several parents)']
-    if len(self._roots)>1: bits.append(f'{len(self._roots):,} roots')
+    inner,several,roots = len(self.inner_leaves),int((np.diff(self._pptr)>1).sum()),len(self._roots)
+    bits = [_count(self.n_leaves, 'leaf', 'leaves')+(f' ({inner:,} with children)' if inner else ''), _count(len(self), 'node'), f'height {self.height}',
+            'tree' if not several else f"DAG ({_count(several, 'node')} with several parents)"]
+    if roots>1: bits.append(f'{roots:,} roots')
     if self.ranks: bits.append('ranks '+' > '.join(self.ranks))
     return 'Hierarchy: '+', '.join(bits)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #3d42d43a
+# %% ../../nbs/labels/01_hierarchy.ipynb #25e8e788
+def _reached(ptr, idx, nodes):
+    "Mask of `nodes` and of all that can be reached from them by the CSR's links."
+    mask = np.zeros(len(ptr)-1, bool)
+    mask[nodes] = True
+    front = np.asarray(nodes, np.int64)
+    while len(front):
+        nxt = np.unique(idx[_expand(ptr, front)[1]])
+        front = nxt[~mask[nxt]]
+        mask[front] = True
+    return mask
+
+@patch_to(Hierarchy)
+def _above(self, nodes): return _reached(self._pptr, self._pidx, nodes)
+@patch_to(Hierarchy)
+def _below(self, nodes): return _reached(self._cptr, self._cidx, nodes)
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #c178a9f8
+@patch_to(Hierarchy)
+def _node(self, name): return int(_lookup([name], self._index, self.names, 'node')[0])
+
+@patch_to(Hierarchy)
+def parents(self, node:str)->tuple:
+    "The nodes right above."
+    i = self._node(node)
+    return tuple(self.names[o] for o in self._pidx[self._pptr[i]:self._pptr[i+1]])
+
+@patch_to(Hierarchy)
+def children(self, node:str)->tuple:
+    "The nodes right below."
+    i = self._node(node)
+    return tuple(self.names[o] for o in self._cidx[self._cptr[i]:self._cptr[i+1]])
+
+@patch_to(Hierarchy)
+def ancestors(self, node:str)->tuple:
+    "All nodes above, sorted by name; the node itself is not among them."
+    i = self._node(node)
+    return tuple(self.names[o] for o in np.flatnonzero(self._above([i])) if o!=i)
+
+@patch_to(Hierarchy)
+def leaves_of(self, node:str)->tuple:
+    "The leaves at or below a node."
+    mask = self._below([self._node(node)])
+    return tuple(self.names[o] for o in self._leaf[mask[self._leaf]])
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #ca35505a
+@patch_to(Hierarchy, as_prop=True)
+def _shallow(self):
+    "Length of the shortest path from a root to each node."
+    if 'shallow' not in self._cache:
+        depth = np.full(len(self), -1, np.int32)
+        front,d = self._roots,0
+        while len(front):
+            depth[front] = d
+            down = np.unique(self._cidx[_expand(self._cptr, front)[1]])
+            front,d = down[depth[down]<0],d+1
+        self._cache['shallow'] = depth
+    return self._cache['shallow']
+
+@patch_to(Hierarchy)
+def depth_of(self,
+             node:str,
+             longest:bool=False # by the longest path from a root instead of the shortest
+            )->int:
+    "How far below the root a node lies."
+    return int((self._deep if longest else self._shallow)[self._node(node)])
+
+@patch_to(Hierarchy)
+def codes(self,
+          names)->np.ndarray: # names of leaves, repeated as you like
+    "Leaf names → leaf codes (indices into `leaves`), int32."
+    names = (names,) if isinstance(names, str) else names
+    code = self._leaf_index
+    try: return np.array([code[o] for o in names], np.int32)
+    except KeyError as e: raise HierarchyError(f"unknown leaf {e.args[0]!r}{_similar(e.args[0], self.leaves)}") from None
+
+@patch_to(Hierarchy, as_prop=True)
+def _leaf_index(self):
+    if 'leaf index' not in self._cache: self._cache['leaf index'] = {o:i for i,o in enumerate(self.leaves)}
+    return self._cache['leaf index']
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #bd798eef
 @patch_to(Hierarchy)
 def _keep(self, leaf, inside=None):
     "The nodes that are above (or are) one of the nodes `leaf`, with `leaf` as the leaves; only those of the mask `inside`, if given."
-    mask = np.zeros(len(self), bool)
-    mask[leaf] = True
-    front = np.asarray(leaf)
-    while len(front):
-        up = np.unique(self._pidx[_expand(self._pptr, front)[1]])
-        front = up[~mask[up]]
-        mask[front] = True
+    mask = self._above(leaf)
     if inside is not None: mask &= inside
     new = np.cumsum(mask)-1
-    child = np.repeat(np.arange(len(self)), np.diff(self._pptr))
+    child = self._child
     edge = mask[child]&mask[self._pidx]
     return self._rebuild(mask, new[child[edge]], new[self._pidx[edge]], new[np.sort(leaf)])
 
@@ -570,13 +676,12 @@ def _rebuild(self, mask, child, parent, leaf):
         warnings.simplefilter('ignore', HierarchyWarning) # the whole hierarchy has warned already
         return Hierarchy([self.names[i] for i in np.flatnonzero(mask)], child, parent, leaf, tuple(self.ranks[i] for i in used), to[rank])
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #b5ca867f
+# %% ../../nbs/labels/01_hierarchy.ipynb #c4678e92
 @patch_to(Hierarchy)
 def restrict(self,
              leaves): # names of the leaves to keep
     "The hierarchy over some of its leaves: they and all their ancestors, with every edge between them."
-    index = {o:i for o,i in zip(self.leaves, self._leaf)}
-    return self._keep(_lookup(leaves, index, self.leaves))
+    return self._keep(self._leaf[_lookup(leaves, self._leaf_index, self.leaves)])
 
 @patch_to(Hierarchy)
 def subtree(self,
@@ -586,27 +691,15 @@ def subtree(self,
     return self._keep(self._leaf[mask[self._leaf]], inside=mask)
 
 @patch_to(Hierarchy)
-def _below(self, nodes):
-    "Mask of the nodes that are, or are below, one of `nodes`."
-    mask = np.zeros(len(self), bool)
-    mask[nodes] = True
-    front = np.asarray(nodes)
-    while len(front):
-        down = np.unique(self._cidx[_expand(self._cptr, front)[1]])
-        front = down[~mask[down]]
-        mask[front] = True
-    return mask
-
-@patch_to(Hierarchy)
 def with_root(self,
               name:str): # the new node
     "The hierarchy with one new node above all its roots."
     if name in self._index: raise HierarchyError(f"{name!r} is already a node")
-    child = np.r_[np.repeat(np.arange(len(self)), np.diff(self._pptr)), self._roots]
+    child = np.r_[self._child, self._roots]
     parent = np.r_[self._pidx, np.full(len(self._roots), len(self))]
     return Hierarchy(self.names+(name,), child, parent, self._leaf, self.ranks, np.r_[self._rank, -1])
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #2ce76104
+# %% ../../nbs/labels/01_hierarchy.ipynb #e798dc8e
 @patch_to(Hierarchy, cls_method=True)
 def from_paths(cls,
                paths,        # {leaf: path or list of paths, root first, without the leaf}, or full paths that end in the leaf
@@ -616,6 +709,7 @@ def from_paths(cls,
     "A hierarchy from each leaf's path or paths."
     full = _full_paths(paths, sep)
     if not full: raise HierarchyError('no leaves: no paths given')
+    if len(set(full))<len(full): raise HierarchyError(f"path {'/'.join(Counter(full).most_common(1)[0][0])!r} is given twice")
     if shared:
         edges = dict.fromkeys((c,p) for path in full for p,c in zip(path, path[1:]))
         if not edges: return cls([p[-1] for p in full], [], [])._finish(None, root)
@@ -624,7 +718,8 @@ def from_paths(cls,
     ids = {o:i for i,o in enumerate(dict.fromkeys(node.values()))}
     edges = dict.fromkeys((ids[o],ids[node[k[:-1]]]) for k,o in node.items() if len(k)>1)
     leaf = list(dict.fromkeys(ids[node[p]] for p in full))
-    return cls(_qualify(list(ids)), [c for c,_ in edges], [p for _,p in edges], leaf)._finish(None, root)
+    fixed = leaf if hasattr(paths, 'keys') else ()
+    return cls(_qualify(list(ids), fixed), [c for c,_ in edges], [p for _,p in edges], leaf)._finish(None, root)
 
 def _full_paths(paths, sep):
     "All paths as tuples that end in the leaf."
@@ -646,30 +741,30 @@ def _prefix_nodes(full, merge_leaves):
         for i in range(1, len(p)+1): node[p[:i]] = ends.get(p[:i], p[:i])
     return node
 
-def _qualify(keys):
-    "Names for nodes given as paths: the last part, and as much of what is above as makes it unique."
+def _qualify(keys, fixed=()):
+    "Names for nodes given as paths: the last part, and as much of what is above as makes it unique; those at `fixed` keep the last part."
     for k in keys:
         for o in k:
             if not isinstance(o, str) or not o.strip(): raise HierarchyError(f"blank name {o!r} in the path {' / '.join(map(str, k))}")
-    names,todo,n = [None]*len(keys),range(len(keys)),1
-    while len(todo):
+    names,n = [None]*len(keys),1
+    for i in fixed: names[i] = keys[i][-1]
+    taken,todo = set(names),[i for i,o in enumerate(names) if o is None]
+    while todo:
         tail = ['/'.join(keys[i][-n:]) for i in todo]
-        count,left = {},[]
-        for o in tail: count[o] = count.get(o, 0)+1
+        count = Counter(tail)
         for i,o in zip(todo, tail):
-            if count[o]==1 or n>=len(keys[i]): names[i] = o
-            else: left.append(i)
-        todo,n = left,n+1
+            if (count[o]==1 and o not in taken) or n>=len(keys[i]): names[i] = o
+        todo,n = [i for i in todo if names[i] is None],n+1
     return names
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #cf0642aa
+# %% ../../nbs/labels/01_hierarchy.ipynb #ee3b1e61
 @patch_to(Hierarchy, cls_method=True)
 def from_table(cls,
-               table,      # pandas DataFrame or {column: values}; one row a leaf
+               table,      # pandas DataFrame, {column: values}, or a .csv or .parquet file; one row a leaf
                ranks,      # the columns that make the path, from the root down; the last one names the leaf
                root=None): # name of a node to set above several roots
     "A tree from a table with one column for each rank. A name that recurs under two parents stays two nodes, `parent/name`."
-    ranks = tuple(ranks)
+    table,ranks = _read_table(table),tuple(ranks)
     cols = [_column(table, r) for r in ranks]
     if not len(cols) or not len(cols[0]): raise HierarchyError('no leaves: the table has no rows')
     keys = list(zip(*cols))
@@ -684,6 +779,24 @@ def from_table(cls,
     h = cls(_qualify(list(ids)), [c for c,_ in edges], [p for _,p in edges], ranks=ranks, rank=list(node.values()))
     return h._finish(None, root)
 
+def _read_text(path):
+    "A UTF-8 text file."
+    data = Path(path).read_bytes()
+    try: return data.decode('utf-8-sig')
+    except UnicodeDecodeError as e: raise HierarchyError(f"{path} is not UTF-8: byte 0x{data[e.start]:02x} at position {e.start}") from None
+
+def _read_table(table):
+    "A CSV or Parquet file as columns; anything else as it is."
+    if not isinstance(table, (str, os.PathLike)): return table
+    if Path(table).suffix.lower()=='.parquet':
+        import pandas as pd
+        return pd.read_parquet(table)
+    rows = list(csv.reader(_read_text(table).splitlines(), strict=True))
+    if not rows: raise HierarchyError(f"no leaves: {table} is empty")
+    for i,r in enumerate(rows[1:]):
+        if len(r)!=len(rows[0]): raise HierarchyError(f"{table}: row {i} has {len(r)} fields, the header has {len(rows[0])}")
+    return {k:[r[j] for r in rows[1:]] for j,k in enumerate(rows[0])}
+
 def _column(table, name):
     "A column's values as strings; empty ones are refused with their rows."
     try: col = list(table[name])
@@ -692,7 +805,37 @@ def _column(table, name):
     if bad: raise HierarchyError(f"rank {name!r} is missing in {len(bad)} rows: {', '.join(map(str, bad[:5]))}{' …' if len(bad)>5 else ''}")
     return [str(o) for o in col]
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #c56618bc
+# %% ../../nbs/labels/01_hierarchy.ipynb #4ca1bfe0
+_image_types = '.jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm'.split()
+
+def _image_folders(path, types):
+    "Folders that hold images, as tuples of names relative to `path`; a folder with none in or below it is refused."
+    found,full,seen = [],set(),{}
+    for here,dirs,files in os.walk(path, followlinks=True):
+        dirs[:] = sorted(o for o in dirs if not o.startswith('.'))
+        real,part = os.path.realpath(here),Path(here).relative_to(path).parts
+        if real in seen: raise HierarchyError(f"{here} is the same folder as {seen[real]}: a link leads there twice")
+        seen[real] = here
+        if any(os.path.splitext(o)[1].lower() in types and not o.startswith('.') for o in files):
+            found.append(part)
+            full.update(part[:i] for i in range(len(part)+1))
+    empty = sorted(v for v in seen.values() if Path(v).relative_to(path).parts not in full)
+    if empty: raise HierarchyError(f"folder with no images: {empty[0]}"+(f" (and {len(empty)-1} more)" if len(empty)>1 else ''))
+    return found
+
+@patch_to(Hierarchy, cls_method=True)
+def from_folders(cls,
+                 path,              # the folder whose subfolders are the topmost classes
+                 types=_image_types,# file name endings of images, lower case
+                 root=None):        # name of a node to set above several roots; needed if `path` itself holds images
+    "A tree from folders of images, of any depth. A name that recurs under two parents stays two nodes, `parent/name`."
+    if not Path(path).is_dir(): raise HierarchyError(f"{path} is not a folder")
+    found = _image_folders(path, tuple(types))
+    if () in found and root is None: raise HierarchyError(f"{path} itself holds images: name their class with root='…'")
+    if () not in found: return cls.from_paths(found, root=root)
+    return cls.from_paths([(root,)+o for o in found])
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #1f5cca07
 _policies = 'all','first','longest','shortest','error'
 
 def _check_paths(paths):
@@ -705,30 +848,18 @@ def _whole(x, what, least=0):
     if not ok: raise HierarchyError(f"{what} must be a whole number ≥ {least}, not {x!r}")
     return int(x)
 
-@patch_to(Hierarchy, as_prop=True)
-def _shallow(self):
-    "Length of the shortest path from a root to each node."
-    if 'shallow' not in self._cache:
-        depth = np.full(len(self), -1, np.int32)
-        front,d = self._roots,0
-        while len(front):
-            depth[front] = d
-            down = np.unique(self._cidx[_expand(self._cptr, front)[1]])
-            front,d = down[depth[down]<0],d+1
-        self._cache['shallow'] = depth
-    return self._cache['shallow']
-
 @patch_to(Hierarchy)
 def _up(self, paths, among=None):
     "One parent for each node by the policy, itself if it has none; only parents in the mask `among`, if given."
-    child,parent = np.repeat(np.arange(len(self)), np.diff(self._pptr)),self._pidx
+    if among is None and paths in self._cache: return self._cache[paths].copy()
+    child,parent = self._child,self._pidx
     if among is not None: child,parent = child[among[parent]],parent[among[parent]]
-    score = dict(first=0*parent, longest=-self._deep[parent], shortest=self._shallow[parent])[paths]
-    order = np.lexsort((parent, score, child))
-    child,parent = child[order],parent[order]
-    first = np.r_[True, child[1:]!=child[:-1]] if len(child) else []
+    if paths!='first':
+        order = np.lexsort((parent, self._shallow[parent] if paths=='shortest' else -self._deep[parent], child))
+        child,parent = child[order],parent[order]
     up = np.arange(len(self))
-    up[child[first]] = parent[first]
+    up[child[::-1]] = parent[::-1] # the first parent of each child is written last
+    if among is None: self._cache[paths] = up.copy()
     return up
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #ac79f442
@@ -873,12 +1004,159 @@ def rank(self,
     free = self._leaf[~self._below(nodes)[self._leaf]]
     return self._at(np.r_[nodes,free], paths, None, name)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #166e6127
+# %% ../../nbs/labels/01_hierarchy.ipynb #492cc74a
+@patch_to(Hierarchy)
+def _splits(self, up):
+    "Inner nodes of the tree of chosen parents in the order in which they are split, and the number of classes after each."
+    size = np.bincount(self._leaf, minlength=len(self))
+    label = size.copy()
+    order = np.argsort(-self._deep, kind='stable')
+    for layer in np.split(order, np.cumsum(np.bincount(self._deep)[::-1])[:-1]):
+        below = layer[up[layer]!=layer]
+        np.add.at(size, up[below], size[below])
+    kids = np.bincount(up[(up!=np.arange(len(self)))&(size>0)], minlength=len(self))
+    inner = np.flatnonzero(kids)
+    inner = inner[np.lexsort((inner, self._deep[inner], -size[inner]))]
+    return inner, len(self._roots) + np.cumsum(kids[inner]+label[inner]-1)
+
+@patch_to(Hierarchy)
+def cut(self,
+        n:int,           # about how many classes; the nearest number that the splits reach, never fewer than the roots
+        paths='first'):  # 'first', 'longest', 'shortest', or 'error' if some node has several parents; a partition follows one path
+    "About `n` classes: a partition of the leaves that refines every `cut` into fewer."
+    n = _whole(n, 'number of classes', 1)
+    _check_paths(paths)
+    if paths=='all': raise HierarchyError("a cut is a partition: paths must be 'first', 'longest', 'shortest' or 'error', not 'all'")
+    if paths=='error' and not self.is_tree:
+        raise HierarchyError(f"{self.names[np.flatnonzero(np.diff(self._pptr)>1)[0]]!r} has several parents; choose paths='first', 'longest' or 'shortest'")
+    up = self._up('first' if paths=='error' else paths)
+    inner,count = self._splits(up)
+    count = np.r_[len(self._roots), count]
+    best = count[np.argmin(abs(count-n))]
+    done = np.zeros(len(self), bool)
+    done[inner[:np.searchsorted(count, best, side='right')-1]] = True
+    stay = done[up]|(up==np.arange(len(self)))|done
+    node = self._top(np.where(stay, np.arange(len(self)), up))[self._leaf]
+    return self._label_map(np.arange(self.n_leaves), node, 'error' if self.is_tree else paths, f'cut {n}')
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #470a5c5e
+@patch_to(Hierarchy)
+def _ancestry(self, leaf):
+    "For leaf codes: CSR pointers, ancestors (and the leaf's node itself) and the shortest way up to each."
+    row,node,d = np.arange(len(leaf)),self._leaf[leaf].astype(np.int64),0
+    rows,nodes,steps = [],[],[]
+    while len(node):
+        rows.append(row); nodes.append(node); steps.append(np.full(len(node), d))
+        own,pos = _expand(self._pptr, node)
+        row,node = _unique_pairs(row[own], self._pidx[pos], len(self))
+        d += 1
+    key = np.concatenate(rows)*len(self)+np.concatenate(nodes)
+    key,first = np.unique(key, return_index=True) # the first time is the shortest way
+    ptr = np.r_[0, np.cumsum(np.bincount(key//len(self), minlength=len(leaf)))]
+    return ptr,(key%len(self)).astype(np.int32),np.concatenate(steps)[first].astype(np.int32)
+
+@patch_to(Hierarchy, as_prop=True)
+def _heights(self):
+    "Longest way down from each node to a leaf."
+    if 'heights' not in self._cache:
+        out,seen = np.zeros(len(self), np.int32),_deepest(self._cptr, self._pptr, self._pidx)
+        self._cache['heights'] = np.maximum(out, seen)
+    return self._cache['heights']
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #46ceca5a
+@patch_to(Hierarchy)
+def _one_root(self, what):
+    if len(self._roots)>1:
+        some = ', '.join(map(repr, self.roots[:5]))+(' …' if len(self._roots)>5 else '')
+        raise HierarchyError(f"{what} needs one root, but there are {len(self._roots)}: {some}; set one above them with with_root('…')")
+
+@patch_to(Hierarchy)
+def _fall(self):
+    "Edges in the order of a walk down: for each depth and each parent slot, the children and their parents."
+    slot = np.arange(len(self._pidx))-self._pptr[self._child]
+    order = np.lexsort((slot, self._deep[self._child]))
+    key = np.c_[self._deep[self._child], slot][order]
+    ends = np.flatnonzero((key[1:]!=key[:-1]).any(1))+1
+    return [(self._child[o],self._pidx[o]) for o in np.split(order, ends) if len(o)]
+
+@patch_to(Hierarchy)
+def _lca_matrix(self, measure):
+    step,worst = (1,2*self.height) if measure=='path' else (0,self.height)
+    dtype = np.int8 if worst+1+self.height<=127 else np.int16 if worst+1+self.height<2**15 else np.int32
+    out,fall = np.empty((self.n_leaves,)*2, dtype),self._fall()
+    wide = int(np.clip(2**25//len(self), 16, 1024))
+    for a in range(0, self.n_leaves, wide):
+        leaf = np.arange(a, min(a+wide, self.n_leaves))
+        ptr,node,dist = self._ancestry(leaf)
+        near = np.full((len(self),len(leaf)), worst+1, dtype)
+        near[node, np.repeat(np.arange(len(leaf)), np.diff(ptr))] = dist if step else self._heights[node]
+        for child,parent in fall: near[child] = np.minimum(near[child], near[parent]+dtype(step))
+        out[:,leaf] = near[self._leaf]
+    np.fill_diagonal(out, 0)
+    return out
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #822f11a0
+@patch_to(Hierarchy)
+def _common(self, a, b):
+    "All common ancestors of the pairs (a[i], b[i]) of leaf codes: the pair's number, the node, the sum of the two ways."
+    some,at = np.unique(np.r_[a,b], return_inverse=True)
+    ptr,node,dist = self._ancestry(some)
+    own,pos = _expand(ptr, at.ravel())
+    key,way = (own%len(a)).astype(np.int64)*len(self)+node[pos],dist[pos]
+    order = np.argsort(key, kind='stable')
+    key,way = key[order],way[order]
+    both = np.flatnonzero(key[1:]==key[:-1])
+    return key[both]//len(self),key[both]%len(self),way[both]+way[both+1]
+
+@patch_to(Hierarchy)
+def _lca_pairs(self, a, b, measure):
+    out = np.empty(len(a), np.int32)
+    for i in range(0, len(a), 100_000):
+        pair,node,way = self._common(a[i:i+100_000], b[i:i+100_000])
+        value = way if measure=='path' else self._heights[node]
+        start = np.flatnonzero(np.r_[True, pair[1:]!=pair[:-1]])
+        out[i:i+100_000] = np.minimum.reduceat(value, start)
+    return np.where(a==b, 0, out)
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #9e2044c5
+@patch_to(Hierarchy)
+def lca_distance(self,
+                 a=None,          # leaves (names or codes), one or many; None: the matrix of all leaves
+                 b=None,          # as many other leaves
+                 measure='path'): # 'path': edges by way of a common ancestor; 'height': height of the lowest common ancestor
+    "Distance of leaves in the hierarchy: for pairs (a, b), or an int8 (int16 in deep hierarchies) matrix (n_leaves, n_leaves)."
+    if measure not in ('path','height'): raise HierarchyError(f"measure={measure!r} is not one of 'path', 'height'")
+    self._one_root('lca_distance')
+    if (a is None)!=(b is None): raise HierarchyError('give both a and b, or neither')
+    if a is None: return self._lca_matrix(measure)
+    a,b = self._as_codes(a),self._as_codes(b)
+    if a.shape!=b.shape: raise HierarchyError(f"a has shape {a.shape}, b has {b.shape}: they must be pairs")
+    out = self._lca_pairs(a.ravel(), b.ravel(), measure).reshape(a.shape)
+    return out if out.ndim else int(out)
+
+@patch_to(Hierarchy)
+def _as_codes(self, x):
+    "Leaf names or codes as an int array of codes."
+    if isinstance(x, str): return self.codes([x])[0].reshape(())
+    x = np.asarray(x)
+    if x.dtype.kind in 'UO': return self.codes(x.ravel().tolist()).reshape(x.shape)
+    return _leaf_codes(x, self.n_leaves)
+
+@patch_to(Hierarchy)
+def lca(self,
+        a:str, # a leaf
+        b:str  # another
+       )->str:
+    "The common ancestor by way of which two leaves are nearest; the lowest if several are, then the first by name."
+    self._one_root('lca')
+    pair,node,way = self._common(self.codes([a]), self.codes([b]))
+    return self.names[node[np.lexsort((node, self._heights[node], way))[0]]]
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #ae8186b0
 @patch_to(Hierarchy)
 def to_dict(self)->dict:
     "The hierarchy as plain lists and strings, fit for JSON."
-    child = np.repeat(np.arange(len(self)), np.diff(self._pptr))
-    return dict(format='granularity hierarchy', version=1, names=list(self.names), child=child.tolist(), parent=self._pidx.tolist(),
+    return dict(format='granularity hierarchy', version=1, names=list(self.names), child=self._child.tolist(), parent=self._pidx.tolist(),
                 leaves=self._leaf.tolist(), ranks=list(self.ranks), rank=self._rank.tolist() if self.ranks else [])
 
 @patch_to(Hierarchy, cls_method=True)
@@ -894,19 +1172,13 @@ def from_dict(cls, d:dict):
     if not len(leaf): raise HierarchyError('no leaves: no node labels images')
     return cls(d['names'], child, parent, leaf, ranks, rank if ranks else None)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #71614a67
+# %% ../../nbs/labels/01_hierarchy.ipynb #2d482a41
 @patch_to(Hierarchy)
 def to_json(self,
             path=None): # the file to write, whole or not at all; None: return the text
     "The hierarchy as JSON."
     text = json.dumps(self.to_dict(), ensure_ascii=False)
     return text if path is None else write_whole(path, text)
-
-def _read_text(path):
-    "A UTF-8 text file."
-    data = Path(path).read_bytes()
-    try: return data.decode('utf-8-sig')
-    except UnicodeDecodeError as e: raise HierarchyError(f"{path} is not UTF-8: byte 0x{data[e.start]:02x} at position {e.start}") from None
 
 @patch_to(Hierarchy, cls_method=True)
 def from_json(cls,
@@ -928,3 +1200,120 @@ def digest(self)->str:
 def __eq__(self, other): return self.digest==other.digest if isinstance(other, Hierarchy) else NotImplemented
 @patch_to(Hierarchy)
 def __hash__(self): return int(self.digest[:15], 16)
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #8bf6bfe5
+@patch_to(Hierarchy)
+def to_networkx(self):
+    "A `networkx.DiGraph` with edges from parent to child; nodes carry `leaf` (bool) and, where there are ranks, `rank`."
+    import networkx as nx
+    g,leaf = nx.DiGraph(),set(self.leaves)
+    for i,o in enumerate(self.names): g.add_node(o, leaf=o in leaf, **({'rank':self.ranks[self._rank[i]]} if self._rank[i]>=0 else {}))
+    g.add_edges_from((self.names[p],self.names[c]) for c,p in zip(self._child, self._pidx))
+    return g
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #4940813a
+@patch_to(Hierarchy)
+def _layout(self, paths):
+    "For a drawing: chosen parents, each node's depth, its children, and the first and last slot across that it covers."
+    up = self._up(paths)
+    depth,kids = self._walked(up),[[] for _ in self.names]
+    for i in np.flatnonzero(up!=np.arange(len(up))): kids[up[i]].append(i)
+    own = set(self._leaf.tolist())
+    first,last,slot = np.zeros(len(up)),np.zeros(len(up)),0
+    stack = [(i,False) for i in self._roots[::-1]]
+    while stack:
+        i,done = stack.pop()
+        if done: last[i] = slot; continue
+        first[i] = slot
+        slot += not kids[i] or i in own
+        stack += [(i,True)]+[(k,False) for k in kids[i][::-1]]
+    return up,depth,kids,first,last
+
+def _short(s, n=24): return s if len(s)<=n else s[:n-1]+'…'
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #9ff2f178
+@patch_to(Hierarchy)
+def _colors(self, by):
+    "A colour for each node: that of the class which all leaves below share in `by`, else grey."
+    from matplotlib import colormaps
+    grey,out = (.35,.35,.35,1.),np.zeros((len(self),4))
+    out[:] = grey
+    if by is None: return out
+    codes,wheel = by.codes[_lookup(self.leaves, by._index, by.leaves)],colormaps['tab10' if by.n_classes<=10 else 'tab20'].colors
+    low,high = np.full(len(self), by.n_classes),np.full(len(self), -1)
+    low[self._leaf] = high[self._leaf] = codes
+    for child,parent in self._fall()[::-1]:
+        np.minimum.at(low, parent, low[child])
+        np.maximum.at(high, parent, high[child])
+    for i in np.flatnonzero(low==high): out[i,:3] = wheel[low[i]%len(wheel)]
+    return out
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #72b595a5
+@patch_to(Hierarchy)
+def _plot_tree(self, ax, layout, colors, radial, size):
+    "Lines from parents to children, names at the nodes; around a circle if `radial`."
+    up,depth,kids,first,last = layout
+    mid,deep,total = (first+last-1)/2,depth.max() or 1,last.max()
+    turn = 2*np.pi/total
+    def xy(d, y): return (d*np.cos(y*turn), d*np.sin(y*turn)) if radial else (d, -y)
+    for i in np.flatnonzero(up!=np.arange(len(up))):
+        bend = np.linspace(mid[up[i]], mid[i], 12)
+        ax.plot(*xy(np.r_[np.full(12, depth[up[i]]), depth[i]], np.r_[bend, mid[i]]), color=colors[i], lw=.8, zorder=1)
+    for c,p in zip(self._child, self._pidx):
+        if up[c]!=p: ax.plot(*xy(np.array([depth[p],depth[c]]), np.array([mid[p],mid[c]])), color='.6', lw=.8, ls=(0,(4,3)), zorder=0)
+    for i in range(len(up)): self._plot_name(ax, i, xy(depth[i], mid[i]), mid[i]*turn if radial else None, not kids[i], colors[i], size)
+
+@patch_to(Hierarchy)
+def _plot_name(self, ax, i, at, angle, end, color, size):
+    "A node's name: beyond the point at the tips, on a white ground elsewhere."
+    kw = dict(fontsize=size, color=color, zorder=3)
+    if angle is None or not end:
+        ground = {} if end else dict(bbox=dict(fc='white', ec='none', pad=.6, alpha=.8))
+        return ax.annotate(_short(self.names[i]), at, (3,0) if end else (0,0), textcoords='offset points', va='center', ha='left' if end else 'center', **ground, **kw)
+    left = np.cos(angle)<0
+    ax.annotate(_short(self.names[i]), at, (4*np.cos(angle),4*np.sin(angle)), textcoords='offset points', va='center', ha='right' if left else 'left',
+                rotation=np.degrees(angle)+180*left, rotation_mode='anchor', **kw)
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #fe6051da
+@patch_to(Hierarchy)
+def _plot_boxes(self, ax, layout, colors, sunburst, size):
+    "One box for each node, as wide as the leaves below; rings if `sunburst`, columns otherwise. Names stand where there is room."
+    up,depth,kids,first,last = layout
+    total,turn = last.max(),2*np.pi/last.max()
+    room = size*1.25/72*total/(ax.get_window_extent().height/ax.figure.dpi) # slots that one line of text needs
+    for i in np.flatnonzero(last-first>total/3000):
+        y,w,fill = (first[i]+last[i])/2,last[i]-first[i],(*colors[i][:3],.25+.35*(depth[i]%2))
+        if sunburst: ax.bar(y*turn, 1, w*turn, depth[i], color=fill, edgecolor='white', lw=.4)
+        else: ax.barh(-y, 1, w, depth[i], color=fill, edgecolor='white', lw=.4)
+        if w<(room/max(2.2*(depth[i]+.5)/(depth.max()+1), .1) if sunburst else room): continue
+        angle = np.degrees(y*turn)
+        flip = 90<angle<270
+        if sunburst and depth[i]==0 and w==total: ax.text(0, 0, _short(self.names[i], 14), ha='center', va='center', fontsize=size)
+        elif sunburst: ax.text(y*turn, depth[i]+.5, _short(self.names[i], 14), ha='center', va='center', fontsize=size, rotation=angle+180*flip)
+        else: ax.text(depth[i]+.04, -y, _short(self.names[i], 20), ha='left', va='center', fontsize=size)
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #7eb5148e
+@patch_to(Hierarchy)
+def plot(self,
+         kind='auto',   # 'tree', 'radial' (a tree around a circle), 'icicle', 'sunburst'; 'auto': by the number of leaves
+         color=None,    # a single LabelMap over (at least) these leaves: nodes are coloured by class
+         paths='first', # which parent a node is drawn under: 'first', 'longest' or 'shortest'
+         ax=None,       # matplotlib axes (polar for a sunburst); None: new ones of a fitting size
+         size=None):    # font size in points; None: by the number of leaves
+    "A picture of the hierarchy, on matplotlib axes that are returned. Names stay readable up to about 60 leaves as a tree, 250 as a radial tree."
+    import matplotlib.pyplot as plt
+    n,kinds = self.n_leaves,('tree','radial','icicle','sunburst')
+    if kind=='auto': kind = 'tree' if n<=60 else 'radial' if n<=250 else 'icicle'
+    if kind not in kinds: raise HierarchyError(f"kind={kind!r} is not one of 'auto', {', '.join(map(repr, kinds))}")
+    if paths not in ('first','longest','shortest'): raise HierarchyError(f"a drawing follows one path: paths={paths!r} is not 'first', 'longest' or 'shortest'")
+    layout = self._layout(paths)
+    if ax is None:
+        fig = plt.figure(figsize=(7, max(1.5, .17*layout[4].max())) if kind=='tree' else (7,4) if kind=='icicle' else (4.5,4.5) if n<=60 else (8,8), layout='constrained')
+        ax = fig.add_subplot(projection='polar' if kind=='sunburst' else None)
+    size = size or (8 if n<=60 else 5.5)
+    draw = self._plot_tree if kind in ('tree','radial') else self._plot_boxes
+    draw(ax, layout, self._colors(color), kind in ('radial','sunburst'), size)
+    if kind=='radial': ax.set_aspect('equal')
+    ax.margins(.02 if kind!='radial' else .12)
+    ax.set_axis_off()
+    return ax
