@@ -6,12 +6,13 @@
 __all__ = ['SCRIPTS', 'FACES', 'LEVELS', 'TILE', 'EM', 'REACH', 'DIFFICULTIES', 'CHUNK', 'describe', 'ink', 'characters', 'tree',
            'bank', 'Difficulty', 'draw', 'glyphs']
 
-# %% ../../nbs/data/02_glyphs.ipynb #d0db149b
+# %% ../../nbs/data/02_glyphs.ipynb #a3dadbb0
 import unicodedata, re
 import numpy as np
 from dataclasses import dataclass, replace, asdict, fields
 from functools import lru_cache, partial
 from pathlib import Path
+from types import MappingProxyType
 from ..labels.hierarchy import Hierarchy
 from .source import Source, SourceError, Split, register
 
@@ -39,7 +40,8 @@ def _letter(
     if not m or (script in _cased and not m[1]): return None
     return (m[1] or 'letter').lower(), m[2].title()
 
-# %% ../../nbs/data/02_glyphs.ipynb #077c9749
+# %% ../../nbs/data/02_glyphs.ipynb #d470f095
+@lru_cache(maxsize=None)
 def describe(
     char:str,  # a single character
 )->tuple|None: # script, kind, base letter; None if it is not a letter of the twelve scripts
@@ -175,11 +177,26 @@ def _decode(text):
             first,_,last = word.partition('-')
             for c in range(int(first, 16), int(last or first, 16)+1): yield chr(c),faces
 
-# %% ../../nbs/data/02_glyphs.ipynb #18f7214d
+# %% ../../nbs/data/02_glyphs.ipynb #fe1a9159
+@lru_cache(maxsize=None)
+def _alphabet():
+    "Script, kind and base letter → code point of its plainest form, which may itself have been left out."
+    best = {}
+    for text in [*_distinct.values(), *_lookalikes.values()]:
+        for c,_ in _decode(text):
+            key = len(unicodedata.name(c)), ord(c)
+            best[describe(c)] = min(key, best.get(describe(c), key))
+    return {letter: place for letter,(_,place) in best.items()}
+
+def _in_order(chars):
+    "Characters in the order of their alphabets."
+    return sorted(chars, key=lambda c: (_alphabet()[describe(c)], c))
+
+# %% ../../nbs/data/02_glyphs.ipynb #f0e060ad
 def _preferred(chars):
     "The characters of one kind, those first that a small cap should keep."
     families = {}
-    for c in sorted(chars): families.setdefault(describe(c)[2], []).append(c)
+    for c in _in_order(chars): families.setdefault(describe(c)[2], []).append(c)
     branching = [f for f in families.values() if len(f) > 1]
     single = [f for f in families.values() if len(f) == 1]
     return [c for f in branching+single for c in f[:4]] + [c for f in branching for c in f[4:]]
@@ -191,7 +208,7 @@ def _shares(sizes, cap):
         got[min((i for i,n in enumerate(sizes) if got[i] < n), key=got.__getitem__)] += 1
     return got
 
-# %% ../../nbs/data/02_glyphs.ipynb #5e5d99b3
+# %% ../../nbs/data/02_glyphs.ipynb #8621e373
 @lru_cache(maxsize=16)
 def characters(
     max_chars:int|None=40, # at most so many of each script; None for all
@@ -207,7 +224,7 @@ def characters(
         if lookalikes: there.update(_decode(_lookalikes.get(script, '')))
         there = {c: bits & wanted for c,bits in there.items() if bits & wanted}
         res.update((c, there[c]) for c in _capped(sorted(there), max_chars))
-    return res
+    return MappingProxyType(res) # it is cached, so nobody may change it
 
 def _capped(chars, cap):
     "At most `cap` of a script's characters, evenly from its kinds."
@@ -219,11 +236,11 @@ def _capped(chars, cap):
 # %% ../../nbs/data/02_glyphs.ipynb #c020b943
 LEVELS = 'character x font', 'character', 'base letter', 'segment', 'kind', 'script' # finest first
 
-# %% ../../nbs/data/02_glyphs.ipynb #5c2890a9
+# %% ../../nbs/data/02_glyphs.ipynb #737bb625
 def _segments(chars, size=4):
     "Character → its segment, a run of about `size` neighbouring base letters of its kind."
     kinds = {}
-    for c in sorted(chars): kinds.setdefault(describe(c)[:2], {}).setdefault(describe(c)[2], []).append(c)
+    for c in _in_order(chars): kinds.setdefault(describe(c)[:2], {}).setdefault(describe(c)[2], []).append(c)
     res = {}
     for (script,kind),letters in kinds.items():
         for part in np.array_split([*letters], max(1, round(len(letters)/size))):
