@@ -16,11 +16,12 @@ from types import MappingProxyType
 from ..labels.hierarchy import Hierarchy
 from .source import Source, SourceError, Split, register
 
-# %% ../../nbs/data/02_glyphs.ipynb #3f3acd90
+# %% ../../nbs/data/02_glyphs.ipynb #1b5be2e6
 SCRIPTS = {'LATIN':'Latin', 'GREEK':'Greek', 'CYRILLIC':'Cyrillic', 'ARMENIAN':'Armenian', 'GEORGIAN':'Georgian',
     'HEBREW':'Hebrew', 'ARABIC':'Arabic', 'TIFINAGH':'Tifinagh', 'CANADIAN SYLLABICS':'Canadian', 'LAO':'Lao',
     'NKO':"N'Ko", 'OLD ITALIC':'Old Italic'} # as Unicode spells them → as we do
-_cased = 'LATIN', 'GREEK', 'CYRILLIC', 'ARMENIAN'
+_cased = 'LATIN', 'GREEK', 'CYRILLIC', 'ARMENIAN' # a LETTER that is neither CAPITAL nor SMALL is something odd here
+# kind, a variant that does not count, base letter, marks, form in a word
 _name = re.compile(r'(?:(CAPITAL|SMALL) )?LETTER (?:(?:FINAL|WIDE|ALTERNATIVE|TUAREG|AHAGGAR|AYER|TAWELLEMET|'
     r'BERBER ACADEMY) )?((?!MATHEMATICAL).+?)(?: WITH .+?)?(?: (?:ISOLATED|FINAL|INITIAL|MEDIAL) FORM)?')
 _syllable = re.compile(r'(?:[A-Z-]+ )?([B-DF-HJ-NP-TV-Z]*?)W?[AEIOU]+H?') # consonant; the vowel turns the sign
@@ -321,14 +322,14 @@ def bank(
         _tiles.update(zip(part, _distance(np.stack([_page(*k) for k in part]))))
     return np.stack([_tiles[k] for k in keys])
 
-# %% ../../nbs/data/02_glyphs.ipynb #63ed2a58
+# %% ../../nbs/data/02_glyphs.ipynb #060c7983
 @dataclass(frozen=True)
 class Difficulty:
     "How much the images of one character differ; every image draws its own values."
     rotation:float = 10.          # at most so many degrees, either way
     shear:float = .1              # at most so many pixels sideways for each pixel up, either way
     scale:tuple = (.9, 1.1)       # range of magnification; at 1, a capital is about 19 pixels high
-    shift:float = 1.75            # at most so many pixels, in each direction
+    shift:float = 2.              # at most so many pixels, in each direction
     thickness:tuple = (-.3, 1.2)  # range of what strokes gain on either side, in pixels of a tile
     contrast:tuple = (.5, 1.)     # range of the difference between ink and paper, where black to white is 1
     invert:float = 0.             # share of images that are black on white instead of white on black

@@ -1248,7 +1248,7 @@ def _colors(self, by):
     for i in np.flatnonzero(low==high): out[i,:3] = wheel[low[i]%len(wheel)]
     return out
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #72b595a5
+# %% ../../nbs/labels/01_hierarchy.ipynb #0a6b8060
 @patch_to(Hierarchy)
 def _plot_tree(self, ax, layout, colors, radial, size):
     "Lines from parents to children, names at the nodes; around a circle if `radial`."
@@ -1261,20 +1261,16 @@ def _plot_tree(self, ax, layout, colors, radial, size):
         ax.plot(*xy(np.r_[np.full(12, depth[up[i]]), depth[i]], np.r_[bend, mid[i]]), color=colors[i], lw=.8, zorder=1)
     for c,p in zip(self._child, self._pidx):
         if up[c]!=p: ax.plot(*xy(np.array([depth[p],depth[c]]), np.array([mid[p],mid[c]])), color='.6', lw=.8, ls=(0,(4,3)), zorder=0)
-    for i in range(len(up)): self._plot_name(ax, i, xy(depth[i], mid[i]), mid[i]*turn if radial else None, not kids[i], colors[i], size)
+    for i in range(len(up)): _plot_name(ax, self.names[i], xy(depth[i], mid[i]), mid[i]*turn if radial else 0, not kids[i], colors[i], size, radial and depth[i]>0)
 
-@patch_to(Hierarchy)
-def _plot_name(self, ax, i, at, angle, end, color, size):
-    "A node's name: beyond the point at the tips, on a white ground elsewhere."
-    kw = dict(fontsize=size, color=color, zorder=3)
-    if angle is None or not end:
-        ground = {} if end else dict(bbox=dict(fc='white', ec='none', pad=.6, alpha=.8))
-        return ax.annotate(_short(self.names[i]), at, (3,0) if end else (0,0), textcoords='offset points', va='center', ha='left' if end else 'center', **ground, **kw)
-    left = np.cos(angle)<0
-    ax.annotate(_short(self.names[i]), at, (4*np.cos(angle),4*np.sin(angle)), textcoords='offset points', va='center', ha='right' if left else 'left',
-                rotation=np.degrees(angle)+180*left, rotation_mode='anchor', **kw)
+def _plot_name(ax, name, at, angle, end, color, size, turned):
+    "A node's name along the branch: beyond the point at the tips, on a white ground elsewhere."
+    left,off = np.cos(angle)<0,3.*end
+    ax.annotate(_short(name), at, (off*np.cos(angle),off*np.sin(angle)), textcoords='offset points', va='center', fontsize=size, color=color, zorder=3,
+                ha='center' if not end else 'right' if left else 'left', rotation=np.degrees(angle)+180*left if turned else 0, rotation_mode='anchor',
+                bbox=None if end else dict(fc='white', ec='none', pad=.3, alpha=.85))
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #fe6051da
+# %% ../../nbs/labels/01_hierarchy.ipynb #4fb10e15
 @patch_to(Hierarchy)
 def _plot_boxes(self, ax, layout, colors, sunburst, size):
     "One box for each node, as wide as the leaves below; rings if `sunburst`, columns otherwise. Names stand where there is room."
@@ -1283,8 +1279,9 @@ def _plot_boxes(self, ax, layout, colors, sunburst, size):
     room = size*1.25/72*total/(ax.get_window_extent().height/ax.figure.dpi) # slots that one line of text needs
     for i in np.flatnonzero(last-first>total/3000):
         y,w,fill = (first[i]+last[i])/2,last[i]-first[i],(*colors[i][:3],.25+.35*(depth[i]%2))
-        if sunburst: ax.bar(y*turn, 1, w*turn, depth[i], color=fill, edgecolor='white', lw=.4)
-        else: ax.barh(-y, 1, w, depth[i], color=fill, edgecolor='white', lw=.4)
+        kw = dict(color=fill, edgecolor='white', lw=0 if sunburst and w==total else .4)
+        if sunburst: ax.bar(y*turn, 1, w*turn, depth[i], **kw)
+        else: ax.barh(-y, 1, w, depth[i], **kw)
         if w<(room/max(2.2*(depth[i]+.5)/(depth.max()+1), .1) if sunburst else room): continue
         angle = np.degrees(y*turn)
         flip = 90<angle<270
@@ -1292,12 +1289,12 @@ def _plot_boxes(self, ax, layout, colors, sunburst, size):
         elif sunburst: ax.text(y*turn, depth[i]+.5, _short(self.names[i], 14), ha='center', va='center', fontsize=size, rotation=angle+180*flip)
         else: ax.text(depth[i]+.04, -y, _short(self.names[i], 20), ha='left', va='center', fontsize=size)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #7eb5148e
+# %% ../../nbs/labels/01_hierarchy.ipynb #bd624cc0
 @patch_to(Hierarchy)
 def plot(self,
          kind='auto',   # 'tree', 'radial' (a tree around a circle), 'icicle', 'sunburst'; 'auto': by the number of leaves
          color=None,    # a single LabelMap over (at least) these leaves: nodes are coloured by class
-         paths='first', # which parent a node is drawn under: 'first', 'longest' or 'shortest'
+         paths='longest', # which parent a node is drawn under: 'longest' (all edges run the same way), 'shortest' or 'first'
          ax=None,       # matplotlib axes (polar for a sunburst); None: new ones of a fitting size
          size=None):    # font size in points; None: by the number of leaves
     "A picture of the hierarchy, on matplotlib axes that are returned. Names stay readable up to about 60 leaves as a tree, 250 as a radial tree."
@@ -1308,12 +1305,12 @@ def plot(self,
     if paths not in ('first','longest','shortest'): raise HierarchyError(f"a drawing follows one path: paths={paths!r} is not 'first', 'longest' or 'shortest'")
     layout = self._layout(paths)
     if ax is None:
-        fig = plt.figure(figsize=(7, max(1.5, .17*layout[4].max())) if kind=='tree' else (7,4) if kind=='icicle' else (4.5,4.5) if n<=60 else (8,8), layout='constrained')
-        ax = fig.add_subplot(projection='polar' if kind=='sunburst' else None)
-    size = size or (8 if n<=60 else 5.5)
+        shape = (7, max(1.5, .17*layout[4].max())) if kind=='tree' else (7,4 if n>30 else 2.5) if kind=='icicle' else (4,4) if n<=60 else (8,8)
+        ax = plt.figure(figsize=shape).add_axes([.02,.02,.96,.96], projection='polar' if kind=='sunburst' else None)
+    size = size or (8 if n<=60 else 5)
     draw = self._plot_tree if kind in ('tree','radial') else self._plot_boxes
     draw(ax, layout, self._colors(color), kind in ('radial','sunburst'), size)
     if kind=='radial': ax.set_aspect('equal')
-    ax.margins(.02 if kind!='radial' else .12)
+    ax.margins(*{'tree':(.1,.05), 'radial':(.08,.08)}.get(kind, (0,0)))
     ax.set_axis_off()
     return ax

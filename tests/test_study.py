@@ -1,0 +1,239 @@
+"A study that is killed, continued, refused and reported, through the command line as a user runs it."
+import json, os, shutil, signal, subprocess, sys, time
+from dataclasses import replace
+from pathlib import Path
+import numpy as np, pandas as pd, pytest
+from granularity_nb.cli import main
+from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
+from granularity_nb.study.report import curve, mean_interval, paired, report, summary
+from granularity_nb.study.run import collect, load_plan, run
+
+SMALL = ['--levels', 'script,base letter', '--transfers', 'readout,finetune', '--seeds', '0', '--images', '256', '--workers', '2']
+
+
+def _study(out, *args): return [sys.executable, '-m', 'granularity_nb.cli', 'study', *SMALL, '--out', str(out), *args]
+
+
+@pytest.fixture(scope='module')
+def done(tmp_path_factory):
+    "A study that was left alone."
+    out = tmp_path_factory.mktemp('study')/'alone'
+    r = subprocess.run(_study(out), capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    return out, r.stdout
+
+
+def _moments(out):
+    "Things that happen one after the other in a study's folder."
+    def files(pattern): return list((out/'runs').glob(pattern))
+    return [('an epoch', lambda: any(f.read_bytes().count(b'\n') > 1 for f in files('*/metrics.csv'))),
+            ('a checkpoint', lambda: files('*/checkpoint.json')),
+            ('a result', lambda: files('*/transfers/*/result.json')),
+            ('three results', lambda: len(files('*/transfers/*/result.json')) >= 3)]
+
+
+def _kill_when(cond, out):
+    "Start the study and kill -9 its main process when `cond` holds; its workers must end by themselves."
+    import psutil
+    p = subprocess.Popen(_study(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    start = time.monotonic()
+    while not cond() and p.poll() is None:
+        assert time.monotonic()-start < 300, 'the study did not get that far'
+        time.sleep(.02)
+    children = psutil.Process(p.pid).children(recursive=True) if p.poll() is None else []
+    p.send_signal(signal.SIGKILL)
+    p.wait()
+    _,alive = psutil.wait_procs(children, timeout=60)
+    assert not alive, f'still running after the kill: {alive}'
+
+
+def test_killed_at_several_moments_ends_with_the_same_table(done, tmp_path):
+    out = tmp_path/'killed'
+    for what,cond in _moments(out): _kill_when(cond, out)
+    assert not (out/'results.parquet').exists(), 'the last kill came too late to test anything'
+    before = {f: f.stat().st_mtime_ns for f in (out/'runs').glob('*/transfers/*/result.json')}
+    assert len(before) >= 3
+    r = subprocess.run(_study(out), capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    assert (out/'results.parquet').read_bytes() == (done[0]/'results.parquet').read_bytes()
+    assert {f: f.stat().st_mtime_ns for f in before} == before, 'what was done has been done again'
+    assert not [f for f in out.rglob('.tmp-*') if f.suffix in ('.parquet', '.html')]
+
+
+def test_a_study_tells_what_it_did(done):
+    out,said = done
+    assert 'direct' in said and 'base letter' in said and str(out/'report'/'report.html') in said
+    t = pd.read_parquet(out/'results.parquet')
+    assert len(t) == (1+2*2)*2 and set(t.split) == {'test','shifted'} and t.error.between(0, 1).all()
+    stored = json.loads((out/'plan.json').read_text())
+    source = open_source(load_plan(out), 0)
+    digests = {o['label_map']: o['digest'] for o in stored['runs']}
+    assert digests['base letter'] == source.level('base letter').digest and digests['direct'] == source.target.digest
+    assert {'command','commit','device','versions'} <= set(json.loads((out/'provenance.json').read_text()))
+
+
+def test_table_agrees_with_the_stored_predictions(done):
+    out,_ = done
+    for f in (out/'runs').glob('*/transfers/*/result.json'):
+        p = np.load(f.with_name('predictions.npz'))
+        for row in json.loads(f.read_text()):
+            wrong = p[f"{row['split']}/predicted"] != p[f"{row['split']}/truth"]
+            assert len(wrong) == row['n'] and np.isclose(wrong.mean(), row['error']) and np.isclose(-p[f"{row['split']}/log_p"].mean(), row['nll'], atol=1e-5)
+
+
+def test_report_is_one_file_without_requests(done):
+    page = (done[0]/'report'/'report.html').read_text()
+    assert '<table' in page and 'data:image/svg+xml;base64,' in page
+    assert 'src="http' not in page and 'href=' not in page and '<script' not in page
+    assert {'report.md','curve.png','curve.svg','summary.csv','paired.csv'} <= {o.name for o in (done[0]/'report').iterdir()}
+    assert (done[0]/'report'/'curve.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_second_call_does_nothing_and_another_plan_is_refused(done, capsys, tmp_path):
+    out = tmp_path/'copy'
+    shutil.copytree(done[0], out)
+    before = {f: f.stat().st_mtime_ns for f in (out/'runs').rglob('*')}
+    assert main(['study', *SMALL, '--out', str(out)]) == 0
+    assert {f: f.stat().st_mtime_ns for f in (out/'runs').rglob('*')} == before
+    capsys.readouterr()
+    assert main(['study', '--seeds', '0,1', '--out', str(out)]) == 2
+    err = capsys.readouterr().err
+    assert 'another plan' in err and '--resume' in err and 'seeds' in err and err.count('\n') == 1
+    assert main(['study', '--out', str(out), '--resume']) == 0, '--resume goes on with the stored plan'
+
+
+@pytest.mark.parametrize('args,word', [
+    (['study','--data','gliphs'], 'gliphs'), (['study','--levels','genus'], 'genus'), (['study','--levels','level:x'], 'level:x'), (['study','--levels','script,script'], 'twice'),
+    (['study','--transfers','fine-tune'], 'fine-tune'), (['study','--seeds','0,one'], 'one'), (['study','--seeds','1.5'], '1.5'), (['study','--seeds','-1'], '-1'), (['study','--preset','huge'], 'huge'),
+    (['study','--images','many'], 'many'), (['study','--device','cuda:99'], 'cuda:99'), (['study','--resume'], 'holds no study'), (['report','nowhere'], 'nowhere'), (['levels','--data','x'], "'x'"),
+    (['study','--out','/dev/null/x'], '/dev/null'), (['stduy'], 'stduy'), ([], 'COMMAND')])
+def test_bad_input_gets_one_line_and_exit_code_2(args, word, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    try: code = main(args)
+    except SystemExit as e: code = e.code
+    err = capsys.readouterr().err
+    assert code == 2 and word in err and err.count('\n') == 1 and 'Traceback' not in err
+
+
+def test_folder_with_other_things_is_refused(tmp_path, capsys):
+    (tmp_path/'thesis.tex').write_text('x')
+    assert main(['study', *SMALL, '--out', str(tmp_path)]) == 2
+    assert 'thesis.tex' in capsys.readouterr().err
+    (tmp_path/'thesis.tex').rename(tmp_path/'plan.json')
+    assert main(['study', *SMALL, '--out', str(tmp_path)]) == 2
+    assert 'plan.json' in capsys.readouterr().err
+
+
+def _mounted(options, folder, command):
+    "Run `command` where `folder` is a small file system of its own, or skip."
+    if not shutil.which('unshare'): pytest.skip('needs unshare (util-linux) to mount a small disk')
+    script = f'mount -t tmpfs -o {options} none "$0" || exit 77; shift 0; exec "$@"'
+    r = subprocess.run(['unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', script, str(folder), *command], capture_output=True, text=True)
+    if r.returncode == 77 or 'unshare' in r.stderr: pytest.skip(f'cannot mount a small disk here: {r.stderr.strip()}')
+    return r
+
+
+@pytest.mark.parametrize('options,word', [('size=300k', 'No space left'), ('ro', 'Read-only')])
+def test_full_or_forbidden_disk_gets_one_line(options, word, tmp_path):
+    disk = tmp_path/'disk'
+    disk.mkdir()
+    r = _mounted(options, disk, _study(disk/'study'))
+    assert r.returncode == 2, r.stderr
+    lines = [o for o in r.stderr.splitlines() if o.startswith('granularity:')]
+    assert len(lines) == 1 and word in lines[0] and 'Traceback' not in r.stderr
+
+
+def test_help_is_light():
+    code = "import sys; from granularity_nb.cli import parser; parser().format_help(); print(sorted({'torch','fastai','pandas','numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    r = subprocess.run([sys.executable, '-m', 'granularity_nb.cli', '--help'], capture_output=True, text=True)
+    assert r.returncode == 0 and 'study' in r.stdout and 'levels' in r.stdout
+
+
+# ---- plans
+
+tiny = Plan(data_args=dict(n_train=200, n_valid=50, n_test=50, max_chars=10), redraw=True)
+
+
+@pytest.mark.parametrize('bad,word', [(dict(seeds=(0,True)), 'True'), (dict(seeds=(0,-1)), '-1'), (dict(maps=()), 'maps'), (dict(splits=('tset',)), 'tset'),
+                                      (dict(recipes={'a': dict(pretrain=dict(lr=-1), transfer={})}), 'lr'), (dict(recipes={'a': {}}), "'a'")])
+def test_bad_plans_are_named(bad, word):
+    with pytest.raises(StudyError, match=word): runs(replace(tiny, **bad))
+
+
+def test_plan_json_round_trip_and_unknown_keys():
+    for p in (*presets.values(), tiny): assert plan_from_dict(json.loads(json.dumps(p.to_dict()))) == p
+    with pytest.raises(StudyError, match='colour'): plan_from_dict(dict(colour=1))
+
+
+def test_a_run_is_its_config(monkeypatch):
+    a = runs(tiny)
+    assert [r.id for r in a] == [r.id for r in runs(tiny)] and len({r.id for r in a}) == len(a)
+    assert {r.id for r in a} < {r.id for r in runs(replace(tiny, maps=(*tiny.maps, 'kind')))}
+    assert not {r.id for r in a} & {r.id for r in runs(replace(tiny, threads=2))}
+    assert not {r.id for r in a} & {r.id for r in runs(replace(tiny, data_args=tiny.data_args | dict(n_train=201)))}
+
+
+def test_direct_has_the_budget_of_pretraining_and_transfer():
+    r = {o.map: o for o in runs(tiny)}
+    for o in r.values():
+        if o.map != 'direct': assert r['direct'].epochs['pretrain'] == o.epochs['pretrain']+o.epochs['finetune']
+
+
+def test_presets_hold_what_they_promise():
+    full,quick = preset('glyphs','full'),preset('glyphs','quick')
+    assert len(quick.maps) >= 4 and len(quick.seeds) >= 2
+    assert len([m for m in full.maps if not m.startswith('random')]) >= 7 and len(full.seeds) >= 5 and len(full.transfers) >= 3 and any(m.startswith('random') for m in full.maps)
+    assert full.maps[-3] == 'script' or 'script' in full.maps, 'target → target'
+    for p in presets.values(): checked(p)
+    assert not set(preset('glyphs','tune').seeds) & (set(full.seeds) | set(quick.seeds)), 'tuned on the seeds that are reported'
+
+
+def test_random_controls():
+    source = open_source(tiny, 0)
+    like = source.level('base letter')
+    g = label_map(source, 'random-groups:base letter', 3)
+    assert g.n_classes == like.n_classes and g.refines(source.target) and source.level('character').refines(g)
+    assert g == label_map(source, 'random-groups:base letter', 3) != label_map(source, 'random-groups:base letter', 4)
+    s = label_map(source, 'random-splits:base letter', 3)
+    assert s.n_classes == n_seen(source, like) == n_seen(source, s) and s.refines(source.target.after(source.leaf_map('train')))
+
+
+# ---- statistics
+
+def _table(errors):
+    "errors: {(label_map, transfer): one error a seed}"
+    return pd.DataFrame([dict(recipe='r', label_map=m, n_classes=10, transfer=t, seed=s, split='test', n=100, error=e, nll=1., run='x') for (m,t),es in errors.items() for s,e in enumerate(es)])
+
+
+def test_intervals_and_paired_tests_agree_with_scipy():
+    from scipy import stats
+    rng = np.random.default_rng(0)
+    a,b,c = rng.normal(.2, .02, (3, 6))
+    t = _table({('direct','direct'): a, ('x','finetune'): b, ('y','finetune'): c})
+    m,h = mean_interval(a)
+    assert np.allclose((m-h, m+h), stats.t.interval(.95, 5, a.mean(), stats.sem(a)))
+    d = paired(t).set_index('label_map')
+    ps = [stats.ttest_rel(o, a).pvalue for o in (b, c)]
+    assert np.allclose(d.p[['x','y']], ps) and np.allclose(d.difference[['x','y']], [(b-a).mean(), (c-a).mean()])
+    assert np.isclose(d.p_holm.min(), min(1, 2*min(ps))) and np.isclose(d.p_holm.max(), max(max(ps), min(1, 2*min(ps))))
+
+
+def test_pairing_uses_common_seeds_only():
+    t = _table({('direct','direct'): [.3,.2,.4], ('x','readout'): [.2,.1,.3]})
+    t = t[~((t.label_map == 'x') & (t.seed == 2))]
+    d = paired(t).iloc[0]
+    assert d.seeds == 2 and np.isclose(d.difference, -.1)
+
+
+def test_one_seed_has_no_interval_and_still_a_report_line():
+    from granularity_nb.study.report import findings
+    t = _table({('direct','direct'): [.3], ('x','readout'): [.2]})
+    assert np.isnan(summary(t).half).all() and 'only seed' in findings(t)[0]
+
+
+def test_curve_shows_every_level_and_the_baseline():
+    t = _table({('direct','direct'): [.3,.31,.3], ('x','readout'): [.2,.21,.2], ('random-groups:x','readout'): [.25,.26,.25]})
+    ax = curve(t, 'r')
+    labels = [o.get_text() for o in ax.get_xticklabels()]
+    assert any(o.startswith('x\n') for o in labels) and {'readout','direct training'} <= set(ax.get_legend_handles_labels()[1])
