@@ -1004,10 +1004,10 @@ def rank(self,
     free = self._leaf[~self._below(nodes)[self._leaf]]
     return self._at(np.r_[nodes,free], paths, None, name)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #492cc74a
+# %% ../../nbs/labels/01_hierarchy.ipynb #310326e3
 @patch_to(Hierarchy)
 def _splits(self, up):
-    "Inner nodes of the tree of chosen parents in the order in which they are split, and the number of classes after each."
+    "Inner nodes of the tree of chosen parents in the order in which they are split, and the number of classes before the first and after each."
     size = np.bincount(self._leaf, minlength=len(self))
     label = size.copy()
     order = np.argsort(-self._deep, kind='stable')
@@ -1017,7 +1017,8 @@ def _splits(self, up):
     kids = np.bincount(up[(up!=np.arange(len(self)))&(size>0)], minlength=len(self))
     inner = np.flatnonzero(kids)
     inner = inner[np.lexsort((inner, self._deep[inner], -size[inner]))]
-    return inner, len(self._roots) + np.cumsum(kids[inner]+label[inner]-1)
+    roots = int((size[self._roots]>0).sum()) # a root may have lost all its children to other parents
+    return inner, roots + np.r_[0, np.cumsum(kids[inner]+label[inner]-1)]
 
 @patch_to(Hierarchy)
 def cut(self,
@@ -1031,7 +1032,6 @@ def cut(self,
         raise HierarchyError(f"{self.names[np.flatnonzero(np.diff(self._pptr)>1)[0]]!r} has several parents; choose paths='first', 'longest' or 'shortest'")
     up = self._up('first' if paths=='error' else paths)
     inner,count = self._splits(up)
-    count = np.r_[len(self._roots), count]
     best = count[np.argmin(abs(count-n))]
     done = np.zeros(len(self), bool)
     done[inner[:np.searchsorted(count, best, side='right')-1]] = True
@@ -1152,7 +1152,7 @@ def lca(self,
     pair,node,way = self._common(self.codes([a]), self.codes([b]))
     return self.names[node[np.lexsort((node, self._heights[node], way))[0]]]
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #ae8186b0
+# %% ../../nbs/labels/01_hierarchy.ipynb #5951a384
 @patch_to(Hierarchy)
 def to_dict(self)->dict:
     "The hierarchy as plain lists and strings, fit for JSON."
@@ -1165,6 +1165,7 @@ def from_dict(cls, d:dict):
     _check_format(d, 'granularity hierarchy')
     child,parent,leaf,rank = (_ints(d, k) for k in ('child','parent','leaves','rank'))
     ranks,n = d.get('ranks', []),len(d['names'])
+    if not isinstance(ranks, list) or not all(isinstance(o, str) for o in ranks): raise HierarchyError("granularity hierarchy: 'ranks' must be a list of names")
     for k,a,lo,hi in ('child',child,0,n),('parent',parent,0,n),('leaves',leaf,0,n),('rank',rank,-1,len(ranks)):
         if len(a) and (a.min()<lo or a.max()>=hi): raise HierarchyError(f"granularity hierarchy: an entry of {k!r} is not in {lo}…{hi-1}")
     if len(child)!=len(parent): raise HierarchyError(f"granularity hierarchy: {len(child)} children, {len(parent)} parents")
@@ -1289,7 +1290,7 @@ def _plot_boxes(self, ax, layout, colors, sunburst, size):
         elif sunburst: ax.text(y*turn, depth[i]+.5, _short(self.names[i], 14), ha='center', va='center', fontsize=size, rotation=angle+180*flip)
         else: ax.text(depth[i]+.04, -y, _short(self.names[i], 20), ha='left', va='center', fontsize=size)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #bd624cc0
+# %% ../../nbs/labels/01_hierarchy.ipynb #9c8c70c1
 @patch_to(Hierarchy)
 def plot(self,
          kind='auto',   # 'tree', 'radial' (a tree around a circle), 'icicle', 'sunburst'; 'auto': by the number of leaves
@@ -1305,9 +1306,9 @@ def plot(self,
     if paths not in ('first','longest','shortest'): raise HierarchyError(f"a drawing follows one path: paths={paths!r} is not 'first', 'longest' or 'shortest'")
     layout = self._layout(paths)
     if ax is None:
-        shape = (7, max(1.5, .17*layout[4].max())) if kind=='tree' else (7,4 if n>30 else 2.5) if kind=='icicle' else (4,4) if n<=60 else (8,8)
-        ax = plt.figure(figsize=shape).add_axes([.02,.02,.96,.96], projection='polar' if kind=='sunburst' else None)
-    size = size or (8 if n<=60 else 5)
+        shape = (7, max(1.5, .17*layout[4].max())) if kind=='tree' else (7,4 if n>30 else 2.5) if kind=='icicle' else (4,4) if n<=60 else (9,9)
+        ax = plt.figure(figsize=shape, dpi=None if n<=60 else 140).add_axes([.02,.02,.96,.96], projection='polar' if kind=='sunburst' else None)
+    size = size or (8 if n<=60 else 5.5)
     draw = self._plot_tree if kind in ('tree','radial') else self._plot_boxes
     draw(ax, layout, self._colors(color), kind in ('radial','sunburst'), size)
     if kind=='radial': ax.set_aspect('equal')
