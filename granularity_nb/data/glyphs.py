@@ -74,7 +74,18 @@ def _font(file):
         'conda-forge (some Linux distributions take the fonts out)')
     return FT2Font(str(path))
 
-# %% ../../nbs/data/02_glyphs.ipynb #56f1aade
+# %% ../../nbs/data/02_glyphs.ipynb #d9b47006
+def _blot(font, glyph, side):
+    "A loaded glyph on an empty page, float32 (side, side)."
+    page = np.zeros((side,side), np.uint8)
+    try: font.draw_glyph_to_bitmap(page, side//2, 0, glyph, antialiased=True)
+    except TypeError: # before matplotlib 3.11 the page had to be its own kind of image
+        from matplotlib.ft2font import FT2Image
+        page = FT2Image(side, side)
+        font.draw_glyph_to_bitmap(page, side//2, 0, glyph, antialiased=True)
+    return np.asarray(page, dtype=np.float32)/255
+
+# %% ../../nbs/data/02_glyphs.ipynb #c6fbdd5c
 def ink(
     char:str,    # a single character
     file:str,    # one of the files in `FACES`
@@ -85,11 +96,10 @@ def ink(
     font = _font(file)
     if not font.get_char_index(ord(char)): raise SourceError(f'font {file} of this matplotlib has no {char!r} '
         f'(U+{ord(char):04X}): leave its face out of `faces`')
-    flags = getattr(ft2font, 'LoadFlags', None)
+    new = hasattr(ft2font, 'LoadFlags') # since matplotlib 3.10
     font.set_size(em, 72)
-    font.set_text(char, 0., flags=flags.NO_HINTING if flags else ft2font.LOAD_NO_HINTING)
-    font.draw_glyphs_to_bitmap(antialiased=True)
-    x = np.asarray(font.get_image(), dtype=np.float32)/255
+    glyph = font.load_char(ord(char), flags=ft2font.LoadFlags.NO_HINTING if new else ft2font.LOAD_NO_HINTING)
+    x = _blot(font, glyph, int(4*em))
     rows,cols = np.flatnonzero(x.max(1)), np.flatnonzero(x.max(0))
     return x[rows[0]:rows[-1]+1, cols[0]:cols[-1]+1]
 
