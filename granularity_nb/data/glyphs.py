@@ -63,14 +63,14 @@ FACES = {'DejaVu Sans':('DejaVuSans', 'DejaVuSans-Bold'),
          'STIXGeneral':('STIXGeneral', 'STIXGeneralBol'),
          'STIXGeneral Italic':('STIXGeneralItalic', 'STIXGeneralBolIta')} # face → files of its normal and bold weight
 
-# %% ../../nbs/data/02_glyphs.ipynb #4bbdfdcf
+# %% ../../nbs/data/02_glyphs.ipynb #f8c05dec
 @lru_cache(maxsize=None)
 def _font(file):
     "matplotlib's FreeType handle of one of its own font files."
     from matplotlib import get_data_path
     from matplotlib.ft2font import FT2Font
     path = Path(get_data_path())/'fonts'/'ttf'/f'{file}.ttf'
-    if not path.exists(): raise SourceError(f'matplotlib lacks its font {path}: install matplotlib again from PyPI or '
+    if not path.exists(): raise SourceError(f'matplotlib lacks its font file {path.name}: install matplotlib again from PyPI or '
         'conda-forge (some Linux distributions take the fonts out)')
     return FT2Font(str(path))
 
