@@ -25,7 +25,6 @@ $(VENV)/.dev: $(DEPS)
 
 study: $(VENV)/.run  ## the main job: pretrain at every granularity, transfer, plot; started again it goes on where it was
 	"$(BIN)/granularity" study --data $(DATA) --preset $(PRESET) --out "$(OUT)"
-	@echo "The report lies in $(OUT)/report"
 
 test: $(VENV)/.dev  ## everything: generated files in sync, every notebook runs, pytest
 	@sh tools/test.sh "$(BIN)/python"
