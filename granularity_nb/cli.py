@@ -55,7 +55,7 @@ def parser()->argparse.ArgumentParser:
     l.add_argument('--data', default='glyphs', help='data set (default: glyphs)')
     return p
 
-# %% ../nbs/cli.ipynb #674f984b
+# %% ../nbs/cli.ipynb #3d4ce027
 def _plan(args):
     from dataclasses import replace
     from granularity_nb.data.source import Source
@@ -69,6 +69,7 @@ def _plan(args):
     return checked(plan)
 
 def _check_device(device):
+    if device == 'cpu': return # the workers load torch, not this process
     import torch
     from granularity_nb.study.plan import StudyError
     try: torch.empty(1, device=device)
@@ -110,14 +111,13 @@ def _levels(args):
     rows.insert(0, {'level': 'image', 'classes': len(leaf), 'images a class (min, median, max)': '1, 1, 1', 'refines the target': 'yes'})
     print(f"{source!r}\n\n{pd.DataFrame(rows).to_string(index=False)}\n\nAlso: level:K, depth:D, and the controls random-groups:LEVEL, random-splits:LEVEL")
 
-# %% ../nbs/cli.ipynb #244083b3
+# %% ../nbs/cli.ipynb #1bc7bf15
 def _friendly(): # imported late: only when something has gone wrong
     from granularity_nb.data.source import SourceError
     from granularity_nb.labels.hierarchy import HierarchyError
     from granularity_nb.study.plan import StudyError
-    from granularity_nb.training.backbone import BackboneError
-    from granularity_nb.training.pretrain import TrainingError
-    return SourceError, HierarchyError, StudyError, BackboneError, TrainingError
+    from granularity_nb.training.recipe import TrainingError
+    return SourceError, HierarchyError, StudyError, TrainingError
 
 def main(argv:list=None # arguments; the command line's if None
         )->int:         # exit code: 0, 2 for what the user can mend, 130 when interrupted

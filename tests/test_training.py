@@ -6,8 +6,9 @@ from granularity_nb.data.source import Source, Split
 from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
 from granularity_nb.training.backbone import BackboneError, Checkpoint, Classifier, create_backbone, load_checkpoint, save_checkpoint
 from granularity_nb.training.evaluate import evaluate
-from granularity_nb.training.pretrain import Recipe, TrainingError, pretrain
-from granularity_nb.training.transfer import transfer, transfers
+from granularity_nb.training.pretrain import pretrain
+from granularity_nb.training.recipe import Recipe, TrainingError, transfer_names
+from granularity_nb.training.transfer import transfer
 
 recipe = Recipe(epochs=4, bs=32, lr=.05)
 
@@ -32,7 +33,7 @@ def bars():
 def fine(bars, tmp_path_factory): return pretrain(bars, bars.level('place'), tmp_path_factory.mktemp('fine'), recipe, seed=0, progress=False)
 
 
-@pytest.mark.parametrize('how', list(transfers))
+@pytest.mark.parametrize('how', transfer_names)
 def test_each_transfer_learns_and_leaves_the_checkpoint_alone(bars, fine, how):
     before = load_checkpoint(fine)
     p = evaluate(transfer(fine, bars, how=how, recipe=recipe, progress=False), bars, bars.target)

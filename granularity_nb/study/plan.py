@@ -6,14 +6,13 @@
 __all__ = ['presets', 'StudyError', 'label_map', 'n_seen', 'Plan', 'plan_from_dict', 'checked', 'Run', 'open_source', 'runs',
            'preset']
 
-# %% ../../nbs/study/01_plan.ipynb #716e5baf
+# %% ../../nbs/study/01_plan.ipynb #e1402cc9
 import hashlib, json
 from dataclasses import asdict, dataclass, field, replace
 from ..data.source import Source
 from ..labels.controls import random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
-from ..training.pretrain import Recipe, TrainingError
-from ..training.transfer import transfers as _transfers
+from ..training.recipe import Recipe, TrainingError, transfer_names
 
 # %% ../../nbs/study/01_plan.ipynb #54b353a3
 class StudyError(ValueError):
@@ -95,7 +94,7 @@ def plan_from_dict(d:dict # as made by `Plan.to_dict`
     if extra: raise StudyError(f"plan: unknown setting {extra[0]!r}; there are: {', '.join(Plan.__dataclass_fields__)}")
     return checked(Plan(**{k: tuple(v) if isinstance(v, list) else v for k,v in d.items()}))
 
-# %% ../../nbs/study/01_plan.ipynb #c2559b20
+# %% ../../nbs/study/01_plan.ipynb #79137ce4
 def _check_list(name, values, known=None):
     if not values: raise StudyError(f"plan: {name} is empty; give at least one")
     twice = [o for o in values if list(values).count(o) > 1]
@@ -105,7 +104,7 @@ def _check_list(name, values, known=None):
 
 def checked(plan:Plan)->Plan:
     "`plan` itself, or a `StudyError` that names what is wrong with it."
-    for name,known in (('maps', None), ('transfers', _transfers), ('seeds', None), ('splits', None), ('recipes', None)):
+    for name,known in (('maps', None), ('transfers', transfer_names), ('seeds', None), ('splits', None), ('recipes', None)):
         _check_list(name, list(getattr(plan, name)), known)
     for s in plan.seeds:
         if isinstance(s, bool) or not isinstance(s, int) or s < 0: raise StudyError(f"plan: seed {s!r} is not a whole number from 0")
@@ -172,7 +171,7 @@ def runs(plan:Plan # checked first
         res += [_run(plan, src, r, spec, seed) for r in plan.recipes for spec in ('direct', *plan.maps)]
     return res
 
-# %% ../../nbs/study/01_plan.ipynb #52ed5789
+# %% ../../nbs/study/01_plan.ipynb #1d20cdac
 def _pair(pre, post, **kw): return dict(pretrain=asdict(Recipe(epochs=pre, **kw)), transfer=asdict(Recipe(epochs=post, **kw)))
 
 _glyphs = dict(data='glyphs', redraw=True, splits=('test','shifted'))
@@ -183,7 +182,7 @@ presets = {
                             maps=('image','character x font','character','base letter','segment','kind','script','random-groups:base letter','random-splits:base letter'),
                             transfers=('readout','probe','finetune'), seeds=(0,1,2,3,4), recipes={'plain': _pair(8, 6), 'shift': _pair(8, 6, augment='shift:2')}),
     ('glyphs','tune'): Plan(**_glyphs | dict(splits=('valid','test')), data_args=dict(n_train=6000, n_valid=2000, n_test=4000), maps=('base letter',),
-                            transfers=('finetune',), seeds=(100,101), recipes={f'{a} lr {lr}': _pair(8, 6, lr=lr, augment=a) for a in ('none','shift:2') for lr in (.03, .1, .3)}),
+                            transfers=('finetune',), seeds=(100,), recipes={f'{a} lr {lr}': _pair(8, 6, lr=lr, augment=a) for a in ('none','shift:2') for lr in (.1, .3, 1.)}),
 }
 
 def preset(data:str='glyphs', # a source with presets

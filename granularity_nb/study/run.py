@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load_plan', 'execute', 'provenance', 'collect', 'run']
 
-# %% ../../nbs/study/02_run.ipynb #d88c52c2
+# %% ../../nbs/study/02_run.ipynb #84428e1f
 import json, multiprocessing as mp, os, platform, subprocess, sys, threading, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 import numpy as np
+from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 from ..files import whole_file, write_whole
 from .plan import Plan, Run, StudyError, _digest, checked, label_map, open_source, plan_from_dict, runs
@@ -59,21 +60,22 @@ def _locked(folder):
         except OSError: raise StudyError(f"another process is running the study in {folder}; wait for it or choose a new folder") from None
         yield
 
-# %% ../../nbs/study/02_run.ipynb #ed3d3812
+# %% ../../nbs/study/02_run.ipynb #dcde05fb
 @lru_cache(maxsize=1)
 def _source(plan_json, seed): return open_source(plan_from_dict(json.loads(plan_json)), seed)
 
 def _transfer_dir(folder, run, how): return Path(folder)/'runs'/run.id/'transfers'/f'{how}-{_digest(run.transfer)}'
 
 def _pretrain_step(plan, run, folder, source):
-    from granularity_nb.training.pretrain import Recipe, pretrain
+    from granularity_nb.training.pretrain import pretrain
+    from granularity_nb.training.recipe import Recipe
     d = Path(folder)/'runs'/run.id
     if (d/'checkpoint.json').exists(): return
     write_whole(d/'config.json', json.dumps(run.config, indent=1, ensure_ascii=False, sort_keys=True))
     m = source.target if run.map == 'direct' else label_map(source, run.map, run.seed)
     pretrain(source, m, d, Recipe.from_dict(run.config['recipe']), run.seed, device=plan.device, progress=False)
 
-# %% ../../nbs/study/02_run.ipynb #39914b96
+# %% ../../nbs/study/02_run.ipynb #7707b096
 def _rows(run, how, predictions):
     keys = dict(recipe=run.recipe, label_map=run.map, n_classes=run.config['n_classes'], transfer=how, seed=run.seed)
     return [keys | dict(split=s, n=p.n, error=p.error, nll=p.nll, run=run.id) for s,p in predictions.items()]
@@ -81,7 +83,7 @@ def _rows(run, how, predictions):
 def _transfer_step(plan, run, folder, source, how):
     from granularity_nb.training.backbone import load_checkpoint
     from granularity_nb.training.evaluate import evaluate
-    from granularity_nb.training.pretrain import Recipe
+    from granularity_nb.training.recipe import Recipe
     from granularity_nb.training.transfer import transfer
     d = _transfer_dir(folder, run, how)
     if (d/'result.json').exists(): return
@@ -154,7 +156,7 @@ def _outcomes(plan, rs, folder, workers):
             for p in list((pool._processes or {}).values()) if jobs else []: p.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
 
-# %% ../../nbs/study/02_run.ipynb #a6201065
+# %% ../../nbs/study/02_run.ipynb #1ac828e7
 def _explain(run, e):
     what = f"recipe {run.recipe!r}, label map {run.map!r}, seed {run.seed}"
     if isinstance(e, BrokenProcessPool): return 'a worker process died (out of memory?)'
@@ -163,24 +165,30 @@ def _explain(run, e):
 
 def _fatal(e): return isinstance(e, (OSError, BrokenProcessPool))
 
+def _clock(start, done, total):
+    "Time left, as text, from the share that is done."
+    if not done: return 'time left unknown'
+    return f'{(time.time()-start)*(total-done)/done/60:.1f} min left'
+
 def _work(plan, todo, folder, workers, progress):
     "Run `todo`; returns the runs that failed with their exceptions."
     total,before = sum(sum(r.epochs.values()) for r in todo), sum(_done(folder, r) for r in todo)
-    failed = []
+    failed,bar = [],progress and (IN_NOTEBOOK or sys.stdout.isatty()) # a bar in a log file is a mess: lines there
     def units():
-        seen = 0
+        seen,ended,start = 0,0,time.time()
         for o in _outcomes(plan, todo, folder, workers):
             if o and o[1]:
                 failed.append(o)
                 if _fatal(o[1]): return
-            elif o and progress and not sys.stdout.isatty(): print(f"done: {o[0].recipe}, {o[0].map}, seed {o[0].seed}", flush=True)
+            ended += bool(o)
+            if o and progress and not bar: print(f"{ended} of {len(todo)} runs, {_clock(start, seen, total-before)}: {o[0].recipe}, {o[0].map}, seed {o[0].seed}", flush=True)
             now = min(sum(_done(folder, r) for r in todo), total)-before
             for _ in range(now-seen): yield
             seen = max(seen, now)
-    for _ in (progress_bar(units(), total=total-before) if progress else units()): pass
+    for _ in (progress_bar(units(), total=total-before) if bar else units()): pass
     return failed
 
-# %% ../../nbs/study/02_run.ipynb #5b846497
+# %% ../../nbs/study/02_run.ipynb #c194f96a
 def _commit():
     here = Path(__file__).parent if '__file__' in globals() else Path.cwd()
     def git(*args): return subprocess.run(['git', '-C', str(here), *args], capture_output=True, text=True)
@@ -193,13 +201,17 @@ def _version(name):
     try: return metadata.version(name)
     except metadata.PackageNotFoundError: return None
 
+def _device_name(device):
+    if not device.startswith('cuda'): return f'{device} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)'
+    import torch # only here: a study on the CPU needs torch in its workers alone
+    return torch.cuda.get_device_name(device)
+
 def provenance(device:str='cpu' # torch device of the runs
               )->dict:
     "Where a result comes from: command, commit (of a git checkout), machine, device, versions."
-    import torch
     names = 'granularity_nb torch torchvision fastai fastcore timm numpy pandas scikit-learn matplotlib'.split()
     return dict(command=' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]), commit=_commit(), python=platform.python_version(), system=f'{platform.system()} {platform.machine()}',
-                device=torch.cuda.get_device_name(device) if device.startswith('cuda') else f'cpu ({os.cpu_count()} cores)', versions={o: _version(o) for o in names})
+                device=_device_name(device), versions={o: _version(o) for o in names})
 
 # %% ../../nbs/study/02_run.ipynb #085b2a89
 def collect(folder,    # of a study
