@@ -140,6 +140,7 @@ def test_image_depends_on_its_place_only(small):
     which = np.random.RandomState(0).randint(0, 2, 1100)
     whole = G.draw(tiles, which, seed=5, stream=3)
     for n in (1, 511, 512, 513): assert (G.draw(tiles, which[:n], seed=5, stream=3) == whole[:n]).all()
+    assert len(np.unique(whole.reshape(1100, -1), axis=0)) == 1100 # no chunk repeats another
     assert (whole != G.draw(tiles, which, seed=6, stream=3)).any((1,2)).all()
     assert (whole != G.draw(tiles, which, seed=5, stream=4)).any((1,2)).all()
 
@@ -199,8 +200,12 @@ def many(n=400, char='l', **kw): return G.draw(G.bank([(char,'DejaVuSans')]), np
 def test_geometry_stays_in_its_range():
     cx,cy,_,_ = moments(many(shift=3))
     assert 2.7 < np.abs(cx-cx.mean()).max() < 3.1 and 2.7 < np.abs(cy-cy.mean()).max() < 3.1
-    angle = moments(many(rotation=10))[2]
+    turned = many(rotation=10)
+    angle,area = moments(turned)[2], turned.sum((1,2))
     assert 9 < angle.max() < 11 and -11 < angle.min() < -9
+    assert area.max()/area.min() < 1.02 # a turn changes no area, nor does a shear
+    sheared = many(shear=.3).sum((1,2))
+    assert sheared.max()/sheared.min() < 1.02
     size = moments(many(scale=(.8,1.2)))[3]/moments(many(1))[3]
     assert .78 < size.min() < .83 and 1.17 < size.max() < 1.22
 
