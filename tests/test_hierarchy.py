@@ -372,7 +372,7 @@ def test_plots_name_every_leaf(pets, kind):
     ([('a','a'),('b','c')], r"'a' is its own ancestor \(a → a\)"),
     ([('x','a'),('a','b'),('b','c'),('c','a'),('b','d')], r"\(a → b → c → a\)"),
     ([('poodle','dog'),('tabby','cat'),('poodle','dog')], "edge 'poodle' → 'dog' is given twice"),
-    ([('poodle','')], "blank name: ''"), ([('poodle',' \t')], 'blank name'), ([(7,'dog')], '7, not a string'),
+    ([('poodle','')], 'has a blank name'), ([('poodle',' \t')], 'blank name'), ([(7,'dog')], '7, not a string'), ([None], 'edge 0 is None'), ([(['x'],'dog')], 'not a string'),
     ([('poodle','dog','animal')], 'edge 0 is'), (['ab'], 'edge 0 is'), ([], 'no leaves'), ([('\ud800','dog')], 'not valid Unicode')])
 def test_bad_edges(edges, message):
     with pytest.raises(HierarchyError, match=message): Hierarchy.from_edges(edges)

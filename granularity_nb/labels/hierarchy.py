@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['HierarchyError', 'HierarchyWarning', 'CSR', 'LabelMap', 'Hierarchy']
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #80b22b2f
+# %% ../../nbs/labels/01_hierarchy.ipynb #0c197c68
 import csv, hashlib, json, os, sys, unicodedata, warnings
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -67,13 +68,16 @@ class CSR(NamedTuple):
         out[np.repeat(np.arange(self.shape[0]), np.diff(self.indptr)), self.indices] = 1
         return out
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #fcefb830
+# %% ../../nbs/labels/01_hierarchy.ipynb #0c3945b1
+def _strings(xs, what):
+    for i,x in enumerate(xs):
+        if not isinstance(x, str): raise HierarchyError(f"{what} {i} is {x!r}, not a string")
+
 def _names(xs, what):
     "`xs` as a tuple of distinct, non-blank strings, or an error that names the culprit."
     xs = tuple(xs)
-    for i,x in enumerate(xs):
-        if not isinstance(x, str): raise HierarchyError(f"{what} {i} is {x!r}, not a string")
-        if not x.strip(): raise HierarchyError(f"{what} {i} has a blank name: {x!r}")
+    if not set(map(type, xs))<={str}: _strings(xs, what)
+    if not all(map(str.strip, xs)): raise HierarchyError(f"{what} {next(i for i,x in enumerate(xs) if not x.strip())} has a blank name")
     try: '\n'.join(xs).encode()
     except UnicodeEncodeError:
         bad = next(x for x in xs if any('\ud800'<=c<='\udfff' for c in x))
@@ -181,7 +185,7 @@ def codes(self)->np.ndarray:
     if self.multi: raise HierarchyError(f"{self!r} has several classes for some leaves: use membership, or a single-path policy")
     return self._idx
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #7b4d4fae
+# %% ../../nbs/labels/01_hierarchy.ipynb #169c4b5d
 @patch_to(LabelMap, as_prop=True)
 def membership(self)->CSR:
     "Which leaf is in which class, as a sparse (n_leaves, n_classes) matrix."
@@ -205,9 +209,13 @@ def encode(self,
     if not self.multi and not sparse: return self._idx.take(codes)
     mem = self.membership
     n = np.diff(mem.indptr)[codes]
-    ptr = np.zeros(len(codes)+1, np.int64 if n.sum()>=2**31 else np.int32)
+    ptr = np.zeros(len(codes)+1, np.int64 if n.sum(dtype=np.int64)>=2**31 else np.int32)
     np.cumsum(n, out=ptr[1:])
-    res = CSR(ptr, mem.indices[_expand(mem.indptr, codes)[1]], (len(codes), self.n_classes))
+    idx = np.empty(ptr[-1], np.int32)
+    for a in range(0, len(codes), 2**17): # in pieces: the temporary arrays stay small
+        b = min(a+2**17, len(codes))
+        idx[ptr[a]:ptr[b]] = mem.indices[_expand(mem.indptr, codes[a:b])[1]]
+    res = CSR(ptr, idx, (len(codes), self.n_classes))
     return res if sparse else res.toarray()
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #f0498b63
@@ -268,7 +276,13 @@ def _addition(self, t):
     if not self.refines(t): raise HierarchyError(f"{self!r} does not refine {t!r}")
     return self._class_pairs(t)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #66757811
+# %% ../../nbs/labels/01_hierarchy.ipynb #8b176733
+def _runs(s, c):
+    "Sources ordered by target, where each target's run starts, and which targets there are."
+    order = np.argsort(c, kind='stable')
+    some,start = np.unique(c[order], return_index=True)
+    return s[order],start,some
+
 @patch_to(LabelMap)
 def readout(self,
             probs, # (…, n_classes) probabilities of this map's classes, numpy or torch
@@ -278,13 +292,14 @@ def readout(self,
     s,c = self._addition(t)
     torch = _torch(x)
     if torch is None:
-        out = np.zeros((t.n_classes,)+x.shape[:-1], x.dtype)
-        np.add.at(out, c, np.moveaxis(x, -1, 0)[s])
-        return np.moveaxis(out, 0, -1)
+        s,start,some = _runs(s, c)
+        out = np.zeros(x.shape[:-1]+(t.n_classes,), x.dtype)
+        out[...,some] = np.add.reduceat(x[...,s], start, axis=-1, dtype=np.float64)
+        return out
     s,c = (torch.as_tensor(np.array(o), dtype=torch.long, device=x.device) for o in (s,c))
     return x.new_zeros(x.shape[:-1]+(t.n_classes,)).index_add(-1, c, x.index_select(-1, s))
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #2face5ec
+# %% ../../nbs/labels/01_hierarchy.ipynb #ecb8b8b3
 @patch_to(LabelMap)
 def log_readout(self,
                 logp, # (…, n_classes) log-probabilities of this map's classes, numpy or torch
@@ -295,13 +310,14 @@ def log_readout(self,
     return (_logsumexp_numpy if _torch(x) is None else _logsumexp_torch)(x, s, c, t.n_classes)
 
 def _logsumexp_numpy(x, s, c, n):
-    x = np.moveaxis(x, -1, 0)[s]
-    top = np.full((n,)+x.shape[1:], -np.inf, x.dtype)
-    np.maximum.at(top, c, x)
+    s,start,some = _runs(s, c)
+    x,out = x[...,s],np.full(x.shape[:-1]+(n,), -np.inf, x.dtype)
+    top = np.maximum.reduceat(x, start, axis=-1)
     shift = np.where(np.isfinite(top), top, 0)
-    total = np.zeros_like(top)
-    np.add.at(total, c, np.exp(x-shift[c]))
-    with np.errstate(divide='ignore'): return np.moveaxis(np.log(total)+shift, 0, -1)
+    run = np.repeat(np.arange(len(some)), np.diff(np.r_[start, len(s)]))
+    total = np.add.reduceat(np.exp(x-shift[...,run]), start, axis=-1, dtype=np.float64)
+    with np.errstate(divide='ignore'): out[...,some] = np.log(total)+shift
+    return out
 
 def _logsumexp_torch(x, s, c, n):
     torch = sys.modules['torch']
@@ -419,7 +435,7 @@ def _ints(d, k):
     if a is None: raise HierarchyError(f"{d['format']}: {k!r} must be a list of integers")
     return a
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #5095f448
+# %% ../../nbs/labels/01_hierarchy.ipynb #3aaac73c
 class Hierarchy(_Immutable):
     "A DAG over labels: nodes with names, edges from child to parent, and the nodes that label images (its leaves)."
     __slots__ = ('names', 'leaves', 'ranks', '_leaf', '_pptr', '_pidx', '_cptr', '_cidx', '_rank', '_deep')
@@ -440,7 +456,7 @@ class Hierarchy(_Immutable):
         if (deep<0).any(): raise HierarchyError(_cycle(names, pptr, pidx, deep<0))
         childless = np.flatnonzero(cptr[1:]==cptr[:-1])
         leaf = childless if leaf is None else np.unique(new[np.asarray(leaf, np.int64)])
-        bare = np.setdiff1d(childless, leaf)
+        bare = childless[~np.isin(childless, leaf, kind='table')]
         if len(bare): raise HierarchyError(f"{names[bare[0]]!r} has no children and labels no images")
         of = np.full(n, -1)
         if rank is not None: of[new] = rank
@@ -503,19 +519,27 @@ def _cycle(names, pptr, pidx, stuck):
     text = loop if len(loop)<12 else loop[:5]+[f'… {len(loop)-10} more …']+loop[-5:]
     return f"{loop[0]!r} is its own ancestor ({' → '.join(text)})"
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #c07efb78
+# %% ../../nbs/labels/01_hierarchy.ipynb #c94e7f74
 @patch_to(Hierarchy, cls_method=True)
 def from_edges(cls,
                edges,        # pairs (child, parent) of names
                labels=None,  # the nodes that label images; None: those without children. Nodes with no label below are left out
                root=None):   # name of a node to set above several roots
     "A hierarchy from its edges."
-    ids,child,parent = {},[],[]
-    for i,e in enumerate(edges):
-        if isinstance(e, str) or len(e)!=2: raise HierarchyError(f"edge {i} is {e!r}, not a pair (child, parent)")
-        child.append(ids.setdefault(e[0], len(ids)))
-        parent.append(ids.setdefault(e[1], len(ids)))
-    return cls(ids, child, parent)._finish(labels, root)
+    flat = _pairs(edges)
+    ids = {o:i for i,o in enumerate(dict.fromkeys(flat))}
+    codes = np.fromiter(map(ids.__getitem__, flat), np.int32, len(flat))
+    return cls(ids, codes[::2], codes[1::2])._finish(labels, root)
+
+def _pairs(edges):
+    "All names of the edges in a row, child, parent, child, parent …"
+    edges = list(edges)
+    ok = set(map(type, edges))<={tuple,list} and set(map(len, edges))<={2}
+    for i,e in enumerate(() if ok else edges): # only a bad list is walked in Python
+        if isinstance(e, str) or not hasattr(e, '__len__') or len(e)!=2: raise HierarchyError(f"edge {i} is {e!r}, not a pair (child, parent)")
+    flat = list(chain.from_iterable(edges))
+    if not set(map(type, flat))<={str}: _strings(flat, 'name')
+    return flat
 
 @patch_to(Hierarchy)
 def _finish(self, labels, root):
