@@ -58,7 +58,7 @@ def n_seen(source:Source, m:LabelMap)->int:
     codes = m.encode(list(leaf))
     return int(codes.any(0).sum()) if m.multi else len(set(codes.tolist()))
 
-# %% ../../nbs/study/01_plan.ipynb #0a295ed3
+# %% ../../nbs/study/01_plan.ipynb #353db43a
 def _recipes(): return {'plain': dict(pretrain=asdict(Recipe(epochs=8)), transfer=asdict(Recipe(epochs=6)))}
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Plan:
     maps:tuple=('script','base letter')   # label maps to pretrain on, see `label_map`
     transfers:tuple=('readout','finetune') # ways to the target, see `transfer`
     seeds:tuple=(0,1)                     # one whole repetition each
-    recipes:dict=field(default_factory=_recipes) # name → {'pretrain': recipe, 'transfer': recipe}
+    recipes:dict=field(default_factory=_recipes) # name → {'pretrain': recipe, 'transfer': recipe}, and 'direct' if the baseline has its own
     splits:tuple=('test',)                # where the error is measured
     device:str='cpu'                      # torch device
     threads:int=1                         # torch threads of a run; part of the result's identity on a CPU
@@ -94,7 +94,7 @@ def plan_from_dict(d:dict # as made by `Plan.to_dict`
     if extra: raise StudyError(f"plan: unknown setting {extra[0]!r}; there are: {', '.join(Plan.__dataclass_fields__)}")
     return checked(Plan(**{k: tuple(v) if isinstance(v, list) else v for k,v in d.items()}))
 
-# %% ../../nbs/study/01_plan.ipynb #79137ce4
+# %% ../../nbs/study/01_plan.ipynb #abf2a05c
 def _check_list(name, values, known=None):
     if not values: raise StudyError(f"plan: {name} is empty; give at least one")
     twice = [o for o in values if list(values).count(o) > 1]
@@ -109,9 +109,11 @@ def checked(plan:Plan)->Plan:
     for s in plan.seeds:
         if isinstance(s, bool) or not isinstance(s, int) or s < 0: raise StudyError(f"plan: seed {s!r} is not a whole number from 0")
     for name,r in plan.recipes.items():
-        if set(r) != {'pretrain','transfer'}: raise StudyError(f"plan: recipe {name!r} needs 'pretrain' and 'transfer', got: {', '.join(r)}")
-        try: [Recipe.from_dict(o) for o in r.values()]
+        if set(r)-{'direct'} != {'pretrain','transfer'}: raise StudyError(f"plan: recipe {name!r} needs 'pretrain' and 'transfer' (and may have 'direct'), got: {', '.join(r) or 'nothing'}")
+        try: rs = {k: Recipe.from_dict(o) for k,o in r.items()}
         except TrainingError as e: raise StudyError(f"plan: recipe {name!r}: {e}") from None
+        total = rs['pretrain'].epochs+rs['transfer'].epochs
+        if 'direct' in rs and rs['direct'].epochs != total: raise StudyError(f"plan: recipe {name!r}: 'direct' must have the epochs of pretraining and transfer together, {total}, not {rs['direct'].epochs}")
     return plan
 
 # %% ../../nbs/study/01_plan.ipynb #b8f82788
@@ -136,7 +138,7 @@ class Run:
         e = {'pretrain': self.config['recipe']['epochs']}
         return e | {how: self.transfer['recipe']['epochs'] if how in ('finetune','marginal') else 1 for how in self.transfers}
 
-# %% ../../nbs/study/01_plan.ipynb #80f1ddea
+# %% ../../nbs/study/01_plan.ipynb #12fc48fb
 def open_source(plan:Plan, seed:int)->Source:
     "The source of a repetition; its training images depend on the seed if the plan redraws them."
     return Source.open(plan.data, **(plan.data_args | ({'seed': seed} if plan.redraw else {})))
@@ -151,7 +153,7 @@ def _run(plan, source, recipe, spec, seed):
     r,t = (plan.recipes[recipe][k] for k in ('pretrain','transfer'))
     direct = spec == 'direct'
     m = source.target if direct else label_map(source, spec, seed)
-    if direct: r = r | {'epochs': r['epochs']+t['epochs']}
+    if direct: r = plan.recipes[recipe].get('direct') or r | {'epochs': r['epochs']+t['epochs']}
     config = dict(data=plan.data, data_args=source.args, data_digest=_data_digest(source), map=spec, digest=m.digest, n_classes=n_seen(source, m), recipe=r, seed=seed,
                   device=plan.device, threads=plan.threads)
     transfer = dict(target=source.target.digest, recipe=t, splits=list(plan.splits))
@@ -171,16 +173,18 @@ def runs(plan:Plan # checked first
         res += [_run(plan, src, r, spec, seed) for r in plan.recipes for spec in ('direct', *plan.maps)]
     return res
 
-# %% ../../nbs/study/01_plan.ipynb #1d20cdac
-def _pair(pre, post, **kw): return dict(pretrain=asdict(Recipe(epochs=pre, **kw)), transfer=asdict(Recipe(epochs=post, **kw)))
+# %% ../../nbs/study/01_plan.ipynb #b6934ccf
+def _pair(pre, post, direct_lr=None, **kw):
+    r = dict(pretrain=asdict(Recipe(epochs=pre, **kw)), transfer=asdict(Recipe(epochs=post, **kw)))
+    return r | dict(direct=asdict(Recipe(epochs=pre+post, **kw | dict(lr=direct_lr)))) if direct_lr else r
 
 _glyphs = dict(data='glyphs', redraw=True, splits=('test','shifted'))
 presets = {
     ('glyphs','quick'): Plan(**_glyphs, data_args=dict(n_train=4000, n_valid=1000, n_test=2000, max_chars=20), maps=('image','character','base letter','script'),
-                             transfers=('readout','probe','finetune'), seeds=(0,1), recipes={'plain': _pair(10, 8)}),
+                             transfers=('readout','probe','finetune'), seeds=(0,1), recipes={'plain': _pair(10, 8, lr=.3, direct_lr=1.)}),
     ('glyphs','full'): Plan(**_glyphs, data_args=dict(n_train=6000, n_valid=2000, n_test=4000),
                             maps=('image','character x font','character','base letter','segment','kind','script','random-groups:base letter','random-splits:base letter'),
-                            transfers=('readout','probe','finetune'), seeds=(0,1,2,3,4), recipes={'plain': _pair(8, 6), 'shift': _pair(8, 6, augment='shift:2')}),
+                            transfers=('readout','probe','finetune'), seeds=(0,1,2,3,4), recipes={'plain': _pair(8, 6, lr=.3, direct_lr=1.), 'shift': _pair(8, 6, lr=.3, augment='shift:2')}),
     ('glyphs','tune'): Plan(**_glyphs | dict(splits=('valid','test')), data_args=dict(n_train=6000, n_valid=2000, n_test=4000), maps=('base letter',),
                             transfers=('finetune',), seeds=(100,), recipes={f'{a} lr {lr}': _pair(8, 6, lr=lr, augment=a) for a in ('none','shift:2') for lr in (.1, .3, 1.)}),
 }
