@@ -135,7 +135,7 @@ class LabelMap(_Immutable):
     def n_classes(self)->int: return len(self.vocab)
     def __len__(self): return len(self.leaves)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #0703a5ca
+# %% ../../nbs/labels/01_hierarchy.ipynb #9b4f1c74
 def _check_codes(leaves, vocab, ptr, idx):
     "Refuse codes that do not give every leaf a class of `vocab`."
     n = len(leaves)
@@ -152,13 +152,24 @@ def _make(cls, leaves, vocab, ptr, idx, name=''):
     "A label map from parts that are known to be right."
     return object.__new__(cls)._fill(leaves, vocab, ptr, idx, name)
 
+@patch_to(LabelMap, cls_method=True)
+def identity(cls, leaves, name='leaf'):
+    "The finest map: every leaf its own class."
+    leaves = _names(leaves, 'leaf')
+    return cls._make(leaves, leaves, None, np.arange(len(leaves)), name)
+
+@patch_to(LabelMap)
+def _title(self):
+    "What to call the map in a message."
+    return f"{repr(self.name) if self.name else 'a map'} ({self.n_classes:,} {'class' if self.n_classes==1 else 'classes'})"
+
 @patch_to(LabelMap)
 def __repr__(self):
     kind = f'multi, up to {np.diff(self._ptr).max()} classes a leaf' if self.multi else 'single'
     leaves,classes = ('leaf' if len(self)==1 else 'leaves'),('class' if self.n_classes==1 else 'classes')
     return f"LabelMap{f' {self.name!r}' if self.name else ''}: {len(self):,} {leaves} → {self.n_classes:,} {classes} ({kind})"
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #5eefe3eb
+# %% ../../nbs/labels/01_hierarchy.ipynb #a75e7442
 @patch_to(LabelMap)
 def __getitem__(self, leaf:str):
     "The class of `leaf`; in a multi map the tuple of its classes."
@@ -182,7 +193,7 @@ def _similar(name, names):
 @patch_to(LabelMap, as_prop=True)
 def codes(self)->np.ndarray:
     "The class of each leaf, int32 (n_leaves,); single maps only."
-    if self.multi: raise HierarchyError(f"{self!r} has several classes for some leaves: use membership, or a single-path policy")
+    if self.multi: raise HierarchyError(f"{self._title()} has several classes for some leaves: use membership, or cut by a single path")
     return self._idx
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #169c4b5d
@@ -218,9 +229,14 @@ def encode(self,
     res = CSR(ptr, idx, (len(codes), self.n_classes))
     return res if sparse else res.toarray()
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #f0498b63
+# %% ../../nbs/labels/01_hierarchy.ipynb #a1eb0742
+def _first_difference(a, b):
+    only = sorted(set(a)^set(b))
+    if not only: return 'the same names in another order'
+    return f"{only[0]!r} is a leaf of one only"+(f" (and {len(only)-1:,} more)" if len(only)>1 else '')
+
 def _same_leaves(m, t):
-    if m.leaves!=t.leaves: raise HierarchyError(f"the two maps have different leaves: {m!r} and {t!r}")
+    if m.leaves!=t.leaves: raise HierarchyError(f"{m._title()} and {t._title()} have different leaves: {_first_difference(m.leaves, t.leaves)}")
 
 @patch_to(LabelMap)
 def _class_pairs(self, t):
@@ -245,16 +261,16 @@ def refines(self,
 def parents_in(self,
                t)->np.ndarray: # the target, a single LabelMap over the same leaves; (n_classes,) int32 comes back
     "The class of `t` that each class of this map lies in; refused if some class lies in several."
-    if t.multi: raise HierarchyError(f"the target {t!r} is multi: classes have no one parent in it")
+    if t.multi: raise HierarchyError(f"the target {t._title()} is multi: classes have no one parent in it")
     s,c = self._class_pairs(t)
     twice = np.flatnonzero(s[1:]==s[:-1])
     if len(twice):
         i = twice[0]
-        raise HierarchyError(f"{self!r} does not refine {t!r}: class {self.vocab[s[i]]!r} lies in {t.vocab[c[i]]!r} and in {t.vocab[c[i+1]]!r}")
+        raise HierarchyError(f"{self._title()} does not refine {t._title()}: class {self.vocab[s[i]]!r} lies in {t.vocab[c[i]]!r} and in {t.vocab[c[i+1]]!r}")
     if len(s)<self.n_classes: raise HierarchyError(f"class {self.vocab[np.setdiff1d(np.arange(self.n_classes), s)[0]]!r} has no leaf, so no parent")
     return c.astype(np.int32)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #49802b9a
+# %% ../../nbs/labels/01_hierarchy.ipynb #1cac443b
 def _torch(x):
     "The torch module if `x` is one of its tensors, else None; torch is never imported here."
     torch = sys.modules.get('torch')
@@ -271,9 +287,9 @@ def _wide(x, n):
 @patch_to(LabelMap)
 def _addition(self, t):
     "(source class, target class) pairs over which probabilities may be added."
-    if self.multi: raise HierarchyError(f"{self!r} has overlapping classes, whose probabilities cannot be added")
+    if self.multi: raise HierarchyError(f"{self._title()} is multi: its classes are overlapping, their probabilities cannot be added")
     if not t.multi: return np.arange(self.n_classes), self.parents_in(t)
-    if not self.refines(t): raise HierarchyError(f"{self!r} does not refine {t!r}")
+    if not self.refines(t): raise HierarchyError(f"{self._title()} does not refine {t._title()}")
     return self._class_pairs(t)
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #8b176733
@@ -357,13 +373,7 @@ def __eq__(self, other):
 @patch_to(LabelMap)
 def __hash__(self): return int(self.digest[:15], 16)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #602daa72
-@patch_to(LabelMap, cls_method=True)
-def identity(cls, leaves, name='leaf'):
-    "The finest map: every leaf its own class."
-    leaves = _names(leaves, 'leaf')
-    return cls._make(leaves, leaves, None, np.arange(len(leaves)), name)
-
+# %% ../../nbs/labels/01_hierarchy.ipynb #12025ba0
 @patch_to(LabelMap)
 def after(self,
           base): # a LabelMap from items (say, image ids) to some of this map's leaves
@@ -371,7 +381,7 @@ def after(self,
     to = np.fromiter((self._index.get(o,-1) for o in base.vocab), np.int64, base.n_classes)
     if (to<0).any():
         bad = base.vocab[np.flatnonzero(to<0)[0]]
-        raise HierarchyError(f"class {bad!r} of {base!r} is not a leaf of {self!r}{_similar(bad, self.leaves)}")
+        raise HierarchyError(f"class {bad!r} of {base._title()} is not a leaf of {self._title()}{_similar(bad, self.leaves)}")
     if not self.multi and not base.multi: return self._make(base.leaves, self.vocab, None, self._idx[to[base._idx]], self.name)
     a,b = base.membership,self.membership
     own,pos = _expand(b.indptr, to[a.indices])
@@ -435,6 +445,56 @@ def _ints(d, k):
     if a is None: raise HierarchyError(f"{d['format']}: {k!r} must be a list of integers")
     return a
 
+# %% ../../nbs/labels/01_hierarchy.ipynb #80da0db0
+def _sort_names(names):
+    "The names checked and sorted, and the new index of each."
+    names = _names(names, 'node')
+    if not names: raise HierarchyError('no leaves: the hierarchy is empty')
+    _warn_alike(names)
+    order = sorted(range(len(names)), key=names.__getitem__)
+    new = np.empty(len(names), np.int64)
+    new[order] = np.arange(len(names))
+    return tuple(names[i] for i in order), new
+
+def _plain(s): 
+    "What a name looks like without letter case, Unicode form and outer space."
+    return s.strip().lower() if s.isascii() else unicodedata.normalize('NFKC', s).strip().casefold()
+
+def _warn_alike(names):
+    "Warn of names that differ only in letter case, Unicode form or space."
+    if len(set(map(_plain, names)))==len(names): return
+    seen,alike = {},[]
+    for o in names:
+        other = seen.setdefault(_plain(o), o)
+        if other!=o: alike.append((other,o))
+    more = f' (and {len(alike)-1} more such pairs)' if len(alike)>1 else ''
+    warnings.warn(f"names that differ only in letter case, Unicode form or space: {alike[0][0]!r} and {alike[0][1]!r}{more}", HierarchyWarning, stacklevel=5)
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #27be9977
+def _deepest(pptr, cptr, cidx):
+    "Length of the longest path from a root to each node; -1 on and below a cycle."
+    waits,depth = np.diff(pptr),np.full(len(pptr)-1, -1, np.int32)
+    front,d = np.flatnonzero(waits==0),0
+    while len(front):
+        depth[front] = d
+        kids,n = np.unique(cidx[_expand(cptr, front)[1]], return_counts=True)
+        waits[kids] -= n
+        front,d = kids[waits[kids]==0],d+1
+    return depth
+
+def _cycle(names, pptr, pidx, stuck):
+    "The message for a cycle: every stuck node has a stuck parent, so walking up must come round."
+    node,path,at = int(np.flatnonzero(stuck)[0]),[],{}
+    while node not in at:
+        at[node] = len(path)
+        path.append(node)
+        node = int(next(p for p in pidx[pptr[node]:pptr[node+1]] if stuck[p]))
+    loop = path[at[node]:]
+    k = loop.index(min(loop))
+    loop = [names[i] for i in loop[k:]+loop[:k+1]]
+    text = loop if len(loop)<12 else loop[:5]+[f'… {len(loop)-10} more …']+loop[-5:]
+    return f"{loop[0]!r} is its own ancestor ({' → '.join(text)})"
+
 # %% ../../nbs/labels/01_hierarchy.ipynb #3aaac73c
 class Hierarchy(_Immutable):
     "A DAG over labels: nodes with names, edges from child to parent, and the nodes that label images (its leaves)."
@@ -463,63 +523,14 @@ class Hierarchy(_Immutable):
         self._set(names=names, leaves=tuple(names[i] for i in leaf), ranks=tuple(ranks), _leaf=_frozen(leaf, np.int32), _pptr=_frozen(pptr),
                   _pidx=_frozen(pidx), _cptr=_frozen(cptr), _cidx=_frozen(cidx), _rank=_frozen(of, np.int16), _deep=_frozen(deep), _cache={})
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #cea69497
-def _sort_names(names):
-    "The names checked and sorted, and the new index of each."
-    names = _names(names, 'node')
-    if not names: raise HierarchyError('no leaves: the hierarchy is empty')
-    _warn_alike(names)
-    order = sorted(range(len(names)), key=names.__getitem__)
-    new = np.empty(len(names), np.int64)
-    new[order] = np.arange(len(names))
-    return tuple(names[i] for i in order), new
-
-def _plain(s): 
-    "What a name looks like without letter case, Unicode form and outer space."
-    return s.strip().lower() if s.isascii() else unicodedata.normalize('NFKC', s).strip().casefold()
-
-def _warn_alike(names):
-    "Warn of names that differ only in letter case, Unicode form or space."
-    if len(set(map(_plain, names)))==len(names): return
-    seen,alike = {},[]
-    for o in names:
-        other = seen.setdefault(_plain(o), o)
-        if other!=o: alike.append((other,o))
-    more = f' (and {len(alike)-1} more such pairs)' if len(alike)>1 else ''
-    warnings.warn(f"names that differ only in letter case, Unicode form or space: {alike[0][0]!r} and {alike[0][1]!r}{more}", HierarchyWarning, stacklevel=4)
-
+# %% ../../nbs/labels/01_hierarchy.ipynb #3db166e5
 def _check_edges(names, pptr, pidx):
     "Refuse edges given twice."
     child = np.repeat(np.arange(len(names)), np.diff(pptr))
     same = np.flatnonzero((child[1:]==child[:-1])&(pidx[1:]==pidx[:-1]))
     if len(same): raise HierarchyError(f"edge {names[child[same[0]]]!r} → {names[pidx[same[0]]]!r} is given twice")
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #27be9977
-def _deepest(pptr, cptr, cidx):
-    "Length of the longest path from a root to each node; -1 on and below a cycle."
-    waits,depth = np.diff(pptr),np.full(len(pptr)-1, -1, np.int32)
-    front,d = np.flatnonzero(waits==0),0
-    while len(front):
-        depth[front] = d
-        kids,n = np.unique(cidx[_expand(cptr, front)[1]], return_counts=True)
-        waits[kids] -= n
-        front,d = kids[waits[kids]==0],d+1
-    return depth
-
-def _cycle(names, pptr, pidx, stuck):
-    "The message for a cycle: every stuck node has a stuck parent, so walking up must come round."
-    node,path,at = int(np.flatnonzero(stuck)[0]),[],{}
-    while node not in at:
-        at[node] = len(path)
-        path.append(node)
-        node = int(next(p for p in pidx[pptr[node]:pptr[node+1]] if stuck[p]))
-    loop = path[at[node]:]
-    k = loop.index(min(loop))
-    loop = [names[i] for i in loop[k:]+loop[:k+1]]
-    text = loop if len(loop)<12 else loop[:5]+[f'… {len(loop)-10} more …']+loop[-5:]
-    return f"{loop[0]!r} is its own ancestor ({' → '.join(text)})"
-
-# %% ../../nbs/labels/01_hierarchy.ipynb #c94e7f74
+# %% ../../nbs/labels/01_hierarchy.ipynb #b3a1fe4d
 @patch_to(Hierarchy, cls_method=True)
 def from_edges(cls,
                edges,        # pairs (child, parent) of names
@@ -528,6 +539,9 @@ def from_edges(cls,
     "A hierarchy from its edges."
     flat = _pairs(edges)
     ids = {o:i for i,o in enumerate(dict.fromkeys(flat))}
+    if not all(map(str.strip, ids)):
+        i = next(i for i,o in enumerate(flat) if not o.strip())//2
+        raise HierarchyError(f"edge {i} has a blank name: {flat[2*i]!r} → {flat[2*i+1]!r}")
     codes = np.fromiter(map(ids.__getitem__, flat), np.int32, len(flat))
     return cls(ids, codes[::2], codes[1::2])._finish(labels, root)
 
@@ -723,11 +737,11 @@ def with_root(self,
     parent = np.r_[self._pidx, np.full(len(self._roots), len(self))]
     return Hierarchy(self.names+(name,), child, parent, self._leaf, self.ranks, np.r_[self._rank, -1])
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #e798dc8e
+# %% ../../nbs/labels/01_hierarchy.ipynb #4892b000
 @patch_to(Hierarchy, cls_method=True)
 def from_paths(cls,
-               paths,        # {leaf: path or list of paths, root first, without the leaf}, or full paths that end in the leaf
-               sep='/',      # what separates the names where a path is one string
+               paths,        # {leaf: path, or list of lists if it has several; root first, without the leaf}, or full paths that end in the leaf
+               sep='/',      # what separates the names where a path is one string; None: a string is one name
                shared=False, # a name that occurs under two parents is: one node (True) or two nodes (False)
                root=None):   # name of a node to set above several roots
     "A hierarchy from each leaf's path or paths."
@@ -747,7 +761,11 @@ def from_paths(cls,
 
 def _full_paths(paths, sep):
     "All paths as tuples that end in the leaf."
-    def split(p): return tuple(o.strip() for o in p.split(sep)) if isinstance(p, str) else tuple(p)
+    def split(p):
+        if isinstance(p, str): return tuple(o.strip() for o in p.split(sep)) if sep else (p,)
+        bad = next((o for o in p if sep and isinstance(o, str) and sep in o), None)
+        if bad: raise HierarchyError(f"name {bad!r} in a list of names contains {sep!r}: split it (several paths are a list of lists), or pass sep=None")
+        return tuple(p)
     if not hasattr(paths, 'keys'): return [split(p) for p in paths]
     out = []
     for leaf,p in paths.items():
@@ -769,7 +787,7 @@ def _qualify(keys, fixed=()):
     "Names for nodes given as paths: the last part, and as much of what is above as makes it unique; those at `fixed` keep the last part."
     for k in keys:
         for o in k:
-            if not isinstance(o, str) or not o.strip(): raise HierarchyError(f"blank name {o!r} in the path {' / '.join(map(str, k))}")
+            if not isinstance(o, str) or not o.strip(): raise HierarchyError(f"blank name {o!r} in the path {'/'.join(map(str, k))!r}")
     names,n = [None]*len(keys),1
     for i in fixed: names[i] = keys[i][-1]
     taken,todo = set(names),[i for i,o in enumerate(names) if o is None]
@@ -781,7 +799,7 @@ def _qualify(keys, fixed=()):
         todo,n = [i for i in todo if names[i] is None],n+1
     return names
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #ee3b1e61
+# %% ../../nbs/labels/01_hierarchy.ipynb #69fe2ba7
 @patch_to(Hierarchy, cls_method=True)
 def from_table(cls,
                table,      # pandas DataFrame, {column: values}, or a .csv or .parquet file; one row a leaf
@@ -794,7 +812,7 @@ def from_table(cls,
     keys = list(zip(*cols))
     node = {}
     for i,k in enumerate(keys):
-        if k in node: raise HierarchyError(f"row {i} of the table repeats an earlier row: {' / '.join(k)}")
+        if k in node: raise HierarchyError(f"row {i} of the table (counted from 0) repeats an earlier row: {' / '.join(k)}")
         for j in range(len(k), 0, -1):
             if k[:j] in node: break
             node[k[:j]] = j-1
@@ -826,7 +844,7 @@ def _column(table, name):
     try: col = list(table[name])
     except KeyError: raise HierarchyError(f"the table has no column {name!r}; it has {', '.join(map(str, table.keys()))}") from None
     bad = [i for i,o in enumerate(col) if o is None or o!=o or not str(o).strip()]
-    if bad: raise HierarchyError(f"rank {name!r} is missing in {len(bad)} rows: {', '.join(map(str, bad[:5]))}{' …' if len(bad)>5 else ''}")
+    if bad: raise HierarchyError(f"rank {name!r} is missing in {_count(len(bad), 'row')} (counted from 0): {', '.join(map(str, bad[:5]))}{' …' if len(bad)>5 else ''}")
     return [str(o) for o in col]
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #4ca1bfe0
@@ -916,7 +934,7 @@ def level(self,
         leaf,node = _unique_pairs(np.r_[leaf[own],leaf[top]], np.r_[self._pidx[pos],node[top]], len(self))
     return self._label_map(leaf, node, paths, f'level {k}')
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #18952dce
+# %% ../../nbs/labels/01_hierarchy.ipynb #a3cd88a3
 @patch_to(Hierarchy)
 def _climb(self, hit, onward):
     "(leaf number, node) for every node of the mask `hit` met on the way up from each leaf; the way goes on through `onward`."
@@ -930,6 +948,7 @@ def _climb(self, hit, onward):
         leaf,node = _unique_pairs(leaf[own], self._pidx[pos], len(self))
     return np.concatenate(leaves),np.concatenate(nodes)
 
+# %% ../../nbs/labels/01_hierarchy.ipynb #7fe3de21
 @patch_to(Hierarchy)
 def _walked(self, up):
     "Distance from the root along the chosen parents `up`."
@@ -965,7 +984,7 @@ def _depth_one(self, d, paths):
     for i in range(int(steps.max())): node = np.where(steps>i, up[node], node)
     return self._label_map(np.arange(self.n_leaves), node, paths, f'depth {d}')
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #3dde63d1
+# %% ../../nbs/labels/01_hierarchy.ipynb #eb0a73a9
 @patch_to(Hierarchy)
 def at(self,
        nodes,          # names of the nodes that become classes
@@ -995,6 +1014,7 @@ def _at(self, nodes, paths, rest, name):
     if not len(free): return self._label_map(leaf, node, paths, name)
     return self._with_rest(leaf, node, free, paths, rest, name)
 
+# %% ../../nbs/labels/01_hierarchy.ipynb #fcb90250
 @patch_to(Hierarchy)
 def _top(self, up):
     "Where following the pointers `up` ends, by doubling the stride."
@@ -1062,6 +1082,16 @@ def cut(self,
     stay = done[up]|(up==np.arange(len(self)))|done
     node = self._top(np.where(stay, np.arange(len(self)), up))[self._leaf]
     return self._label_map(np.arange(self.n_leaves), node, 'error' if self.is_tree else paths, f'cut {n}')
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #8bf6bfe5
+@patch_to(Hierarchy)
+def to_networkx(self):
+    "A `networkx.DiGraph` with edges from parent to child; nodes carry `leaf` (bool) and, where there are ranks, `rank`."
+    import networkx as nx
+    g,leaf = nx.DiGraph(),set(self.leaves)
+    for i,o in enumerate(self.names): g.add_node(o, leaf=o in leaf, **({'rank':self.ranks[self._rank[i]]} if self._rank[i]>=0 else {}))
+    g.add_edges_from((self.names[p],self.names[c]) for c,p in zip(self._child, self._pidx))
+    return g
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #470a5c5e
 @patch_to(Hierarchy)
@@ -1225,16 +1255,6 @@ def digest(self)->str:
 def __eq__(self, other): return self.digest==other.digest if isinstance(other, Hierarchy) else NotImplemented
 @patch_to(Hierarchy)
 def __hash__(self): return int(self.digest[:15], 16)
-
-# %% ../../nbs/labels/01_hierarchy.ipynb #8bf6bfe5
-@patch_to(Hierarchy)
-def to_networkx(self):
-    "A `networkx.DiGraph` with edges from parent to child; nodes carry `leaf` (bool) and, where there are ranks, `rank`."
-    import networkx as nx
-    g,leaf = nx.DiGraph(),set(self.leaves)
-    for i,o in enumerate(self.names): g.add_node(o, leaf=o in leaf, **({'rank':self.ranks[self._rank[i]]} if self._rank[i]>=0 else {}))
-    g.add_edges_from((self.names[p],self.names[c]) for c,p in zip(self._child, self._pidx))
-    return g
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #4940813a
 @patch_to(Hierarchy)
