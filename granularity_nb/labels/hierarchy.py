@@ -105,7 +105,7 @@ class _Immutable:
     def __copy__(self): return self
     def __deepcopy__(self, memo): return self
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #f6847d12
+# %% ../../nbs/labels/01_hierarchy.ipynb #73acb0ff
 class LabelMap(_Immutable):
     "A function from leaf labels to classes: one class for each leaf (single), or several for some (multi)."
     __slots__ = ('leaves', 'vocab', 'name', '_ptr', '_idx')
@@ -130,9 +130,13 @@ class LabelMap(_Immutable):
         return self
 
     @property
-    def multi(self)->bool: return self._ptr is not None
+    def multi(self)->bool:
+        "Whether some leaf has several classes."
+        return self._ptr is not None
     @property
-    def n_classes(self)->int: return len(self.vocab)
+    def n_classes(self)->int:
+        "How many classes there are: the length of `vocab`."
+        return len(self.vocab)
     def __len__(self): return len(self.leaves)
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #9b4f1c74
@@ -169,9 +173,10 @@ def __repr__(self):
     leaves,classes = ('leaf' if len(self)==1 else 'leaves'),('class' if self.n_classes==1 else 'classes')
     return f"LabelMap{f' {self.name!r}' if self.name else ''}: {len(self):,} {leaves} → {self.n_classes:,} {classes} ({kind})"
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #a75e7442
+# %% ../../nbs/labels/01_hierarchy.ipynb #f9ae2681
 @patch_to(LabelMap)
-def __getitem__(self, leaf:str):
+def __getitem__(self,
+                leaf:str): # a leaf's name
     "The class of `leaf`; in a multi map the tuple of its classes."
     i = self._index.get(leaf)
     if i is None: raise HierarchyError(f"unknown leaf {leaf!r}{_similar(leaf, self.leaves)}")
@@ -373,7 +378,7 @@ def __eq__(self, other):
 @patch_to(LabelMap)
 def __hash__(self): return int(self.digest[:15], 16)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #12025ba0
+# %% ../../nbs/labels/01_hierarchy.ipynb #8abc86ab
 @patch_to(LabelMap)
 def after(self,
           base): # a LabelMap from items (say, image ids) to some of this map's leaves
@@ -389,7 +394,8 @@ def after(self,
     return self._make(base.leaves, self.vocab, np.r_[0, np.cumsum(np.bincount(row, minlength=len(base)))], idx, self.name)
 
 @patch_to(LabelMap)
-def rename(self, name:str):
+def rename(self,
+           name:str): # what to call it
     "The same map under another name."
     return self._make(self.leaves, self.vocab, self._ptr, self._idx, name)
 
@@ -530,7 +536,7 @@ def _check_edges(names, pptr, pidx):
     same = np.flatnonzero((child[1:]==child[:-1])&(pidx[1:]==pidx[:-1]))
     if len(same): raise HierarchyError(f"edge {names[child[same[0]]]!r} → {names[pidx[same[0]]]!r} is given twice")
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #b3a1fe4d
+# %% ../../nbs/labels/01_hierarchy.ipynb #c74d2882
 @patch_to(Hierarchy, cls_method=True)
 def from_edges(cls,
                edges,        # pairs (child, parent) of names
@@ -566,7 +572,9 @@ def _index(self):
     return self._cache['index']
 
 @patch_to(Hierarchy, as_prop=True)
-def n_leaves(self)->int: return len(self.leaves)
+def n_leaves(self)->int:
+    "How many leaf labels there are."
+    return len(self.leaves)
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #bcd92710
 @patch_to(Hierarchy, as_prop=True)
@@ -629,35 +637,43 @@ def _above(self, nodes): return _reached(self._pptr, self._pidx, nodes)
 @patch_to(Hierarchy)
 def _below(self, nodes): return _reached(self._cptr, self._cidx, nodes)
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #c178a9f8
+# %% ../../nbs/labels/01_hierarchy.ipynb #7bdd137b
 @patch_to(Hierarchy)
 def _node(self, name): return int(_lookup([name], self._index, self.names, 'node')[0])
 
 @patch_to(Hierarchy)
-def parents(self, node:str)->tuple:
+def parents(self,
+            node:str # a node's name
+           )->tuple: # names, sorted
     "The nodes right above."
     i = self._node(node)
     return tuple(self.names[o] for o in self._pidx[self._pptr[i]:self._pptr[i+1]])
 
 @patch_to(Hierarchy)
-def children(self, node:str)->tuple:
+def children(self,
+             node:str # a node's name
+            )->tuple: # names, sorted
     "The nodes right below."
     i = self._node(node)
     return tuple(self.names[o] for o in self._cidx[self._cptr[i]:self._cptr[i+1]])
 
 @patch_to(Hierarchy)
-def ancestors(self, node:str)->tuple:
-    "All nodes above, sorted by name; the node itself is not among them."
+def ancestors(self,
+              node:str # a node's name
+             )->tuple: # names, sorted
+    "All nodes above; the node itself is not among them."
     i = self._node(node)
     return tuple(self.names[o] for o in np.flatnonzero(self._above([i])) if o!=i)
 
 @patch_to(Hierarchy)
-def leaves_of(self, node:str)->tuple:
+def leaves_of(self,
+              node:str # a node's name
+             )->tuple: # names, sorted
     "The leaves at or below a node."
     mask = self._below([self._node(node)])
     return tuple(self.names[o] for o in self._leaf[mask[self._leaf]])
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #ca35505a
+# %% ../../nbs/labels/01_hierarchy.ipynb #0feb24e3
 @patch_to(Hierarchy, as_prop=True)
 def _shallow(self):
     "Length of the shortest path from a root to each node."
@@ -673,7 +689,7 @@ def _shallow(self):
 
 @patch_to(Hierarchy)
 def depth_of(self,
-             node:str,
+             node:str,          # a node's name
              longest:bool=False # by the longest path from a root instead of the shortest
             )->int:
     "How far below the root a node lies."
@@ -904,7 +920,7 @@ def _up(self, paths, among=None):
     if among is None: self._cache[paths] = up.copy()
     return up
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #ac79f442
+# %% ../../nbs/labels/01_hierarchy.ipynb #782564e3
 @patch_to(Hierarchy)
 def _label_map(self, leaf, node, paths, name):
     "The label map of (leaf number, node) pairs, every leaf at least once."
@@ -919,34 +935,61 @@ def _label_map(self, leaf, node, paths, name):
     return LabelMap._make(self.leaves, tuple(self.names[o] for o in used), ptr, idx, name)
 
 @patch_to(Hierarchy)
+def _kth(self, start, k):
+    "(number in `start`, node) for the k-th ancestors of the nodes `start`, on all paths; a root stays."
+    i,node = np.arange(len(start)),start.astype(np.int64)
+    for _ in range(k):
+        own,pos = _expand(self._pptr, node)
+        top = np.flatnonzero(self._pptr[node+1]==self._pptr[node])
+        i,node = _unique_pairs(np.r_[i[own],i[top]], np.r_[self._pidx[pos],node[top]], len(self))
+    return i,node
+
+@patch_to(Hierarchy)
+def _by_parents(self, leaf, walk):
+    "(leaf number, node) for the leaves numbered `leaf`: `walk` runs once for each distinct parent, of which there are far fewer."
+    own,pos = _expand(self._pptr, self._leaf[leaf])
+    start,at = np.unique(self._pidx[pos], return_inverse=True)
+    i,node = walk(start)
+    order = np.argsort(i, kind='stable')
+    row,pos = _expand(np.r_[0, np.cumsum(np.bincount(i, minlength=len(start)))], at)
+    return leaf[own[row]],node[order[pos]]
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #9365c595
+@patch_to(Hierarchy)
 def level(self,
           k:int,         # how many steps up from the leaf; 0 is the leaf itself
           paths='all'):  # 'all' (several classes where paths part), 'first', 'longest', 'shortest', or 'error' where paths part
     "The k-th ancestor of each leaf, counted from the leaf; a path that ends before stays at its root."
     k = _whole(k, 'level')
     _check_paths(paths)
-    leaf,node = np.arange(self.n_leaves),self._leaf.astype(np.int64)
-    up = self._up(paths) if paths in ('first','longest','shortest') else None
-    for _ in range(min(k, int(self._deep[self._leaf].max()))):
-        if up is not None: node = up[node]; continue
-        own,pos = _expand(self._pptr, node)
+    leaf,node,k_most = np.arange(self.n_leaves),self._leaf.astype(np.int64),min(k, self.height)
+    if paths in ('first','longest','shortest'):
+        up = self._up(paths)
+        for _ in range(k_most): node = up[node]
+    elif k:
         top = np.flatnonzero(self._pptr[node+1]==self._pptr[node])
-        leaf,node = _unique_pairs(np.r_[leaf[own],leaf[top]], np.r_[self._pidx[pos],node[top]], len(self))
+        above,ends = self._by_parents(leaf, lambda start: self._kth(start, k_most-1))
+        leaf,node = np.r_[above,top],np.r_[ends,node[top]]
     return self._label_map(leaf, node, paths, f'level {k}')
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #a3cd88a3
+# %% ../../nbs/labels/01_hierarchy.ipynb #0fc64579
+@patch_to(Hierarchy)
+def _climb_from(self, start, hit, onward):
+    "(number in `start`, node) for every node of the mask `hit` met on the way up, start included; the way goes on through `onward`."
+    i,node,numbers,nodes = np.arange(len(start)),start.astype(np.int64),[],[]
+    while len(node):
+        numbers.append(i[hit[node]]); nodes.append(node[hit[node]])
+        i,node = i[onward[node]],node[onward[node]]
+        own,pos = _expand(self._pptr, node)
+        i,node = _unique_pairs(i[own], self._pidx[pos], len(self))
+    return np.concatenate(numbers or [np.zeros(0,int)]),np.concatenate(nodes or [np.zeros(0,int)])
+
 @patch_to(Hierarchy)
 def _climb(self, hit, onward):
     "(leaf number, node) for every node of the mask `hit` met on the way up from each leaf; the way goes on through `onward`."
-    leaf,node = np.arange(self.n_leaves),self._leaf.astype(np.int64)
-    leaves,nodes = [],[]
-    while len(node):
-        h = hit[node]
-        leaves.append(leaf[h]); nodes.append(node[h])
-        leaf,node = leaf[onward[node]],node[onward[node]]
-        own,pos = _expand(self._pptr, node)
-        leaf,node = _unique_pairs(leaf[own], self._pidx[pos], len(self))
-    return np.concatenate(leaves),np.concatenate(nodes)
+    here = np.flatnonzero(hit[self._leaf])
+    leaf,node = self._by_parents(np.flatnonzero(onward[self._leaf]), lambda start: self._climb_from(start, hit, onward))
+    return np.r_[here,leaf],np.r_[self._leaf[here],node]
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #7fe3de21
 @patch_to(Hierarchy)
