@@ -68,7 +68,7 @@ class CSR(NamedTuple):
         out[np.repeat(np.arange(self.shape[0]), np.diff(self.indptr)), self.indices] = 1
         return out
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #0c3945b1
+# %% ../../nbs/labels/01_hierarchy.ipynb #40d12b76
 def _strings(xs, what):
     for i,x in enumerate(xs):
         if not isinstance(x, str): raise HierarchyError(f"{what} {i} is {x!r}, not a string")
@@ -89,6 +89,7 @@ def _names(xs, what):
             seen.add(x)
     return xs
 
+# %% ../../nbs/labels/01_hierarchy.ipynb #63504389
 def _frozen(a, dtype=None):
     a = np.array(a, dtype)
     a.flags.writeable = False
@@ -352,7 +353,7 @@ def _logsumexp_torch(x, s, c, n):
     # log of a guarded value, or the gradient of an empty sum would be nan
     return torch.where(some, torch.where(some, total, torch.ones_like(total)).log()+shift, torch.full_like(total, -torch.inf))
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #5701465f
+# %% ../../nbs/labels/01_hierarchy.ipynb #cb8f20b0
 def _digest(*parts):
     "sha256, in hex, of names (JSON) and integer arrays (little-endian bytes)."
     h = hashlib.sha256()
@@ -369,8 +370,9 @@ def digest(self)->str:
         self._cache['digest'] = _digest('label map 1', self.leaves, self.vocab, ptr, self._idx)
     return self._cache['digest']
 
+# %% ../../nbs/labels/01_hierarchy.ipynb #4f0a11c4
 @patch_to(LabelMap)
-def __eq__(self, other): 
+def __eq__(self, other):
     if not isinstance(other, LabelMap): return NotImplemented
     return (self.leaves==other.leaves and self.vocab==other.vocab and self.multi==other.multi and np.array_equal(self._idx, other._idx)
             and (not self.multi or np.array_equal(self._ptr, other._ptr)))
@@ -753,7 +755,24 @@ def with_root(self,
     parent = np.r_[self._pidx, np.full(len(self._roots), len(self))]
     return Hierarchy(self.names+(name,), child, parent, self._leaf, self.ranks, np.r_[self._rank, -1])
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #4892b000
+# %% ../../nbs/labels/01_hierarchy.ipynb #ba7c3f78
+def _qualify(keys, fixed=()):
+    "Names for nodes given as paths: the last part, and as much of what is above as makes it unique; those at `fixed` keep the last part."
+    for k in keys:
+        for o in k:
+            if not isinstance(o, str) or not o.strip(): raise HierarchyError(f"blank name {o!r} in the path {'/'.join(map(str, k))!r}")
+    names,n = [None]*len(keys),1
+    for i in fixed: names[i] = keys[i][-1]
+    taken,todo = set(names),[i for i,o in enumerate(names) if o is None]
+    while todo:
+        tail = ['/'.join(keys[i][-n:]) for i in todo]
+        count = Counter(tail)
+        for i,o in zip(todo, tail):
+            if (count[o]==1 and o not in taken) or n>=len(keys[i]): names[i] = o
+        todo,n = [i for i in todo if names[i] is None],n+1
+    return names
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #78ae98d6
 @patch_to(Hierarchy, cls_method=True)
 def from_paths(cls,
                paths,        # {leaf: path, or list of lists if it has several; root first, without the leaf}, or full paths that end in the leaf
@@ -798,22 +817,6 @@ def _prefix_nodes(full, merge_leaves):
     for p in full:
         for i in range(1, len(p)+1): node[p[:i]] = ends.get(p[:i], p[:i])
     return node
-
-def _qualify(keys, fixed=()):
-    "Names for nodes given as paths: the last part, and as much of what is above as makes it unique; those at `fixed` keep the last part."
-    for k in keys:
-        for o in k:
-            if not isinstance(o, str) or not o.strip(): raise HierarchyError(f"blank name {o!r} in the path {'/'.join(map(str, k))!r}")
-    names,n = [None]*len(keys),1
-    for i in fixed: names[i] = keys[i][-1]
-    taken,todo = set(names),[i for i,o in enumerate(names) if o is None]
-    while todo:
-        tail = ['/'.join(keys[i][-n:]) for i in todo]
-        count = Counter(tail)
-        for i,o in zip(todo, tail):
-            if (count[o]==1 and o not in taken) or n>=len(keys[i]): names[i] = o
-        todo,n = [i for i in todo if names[i] is None],n+1
-    return names
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #69fe2ba7
 @patch_to(Hierarchy, cls_method=True)
