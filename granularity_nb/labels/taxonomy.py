@@ -186,9 +186,9 @@ def _from_directories(names):
     if not names: raise HierarchyError(f"no leaves: no directories given; they are named like {_layout!r}")
     return _taxonomy([_split_directory(o) for o in names], names)
 
-# %% ../../nbs/labels/03_taxonomy.ipynb #9835d7ec
+# %% ../../nbs/labels/03_taxonomy.ipynb #f4141c25
 def _has_image(path):
-    with os.scandir(path) as files: return any(os.path.splitext(o.name)[1].lower() in _image_types for o in files)
+    with os.scandir(path) as files: return any(os.path.splitext(o.name)[1].lower() in _image_types and not o.name.startswith('.') for o in files)
 
 def _species_folders(path):
     "The names of the folders in `path`, each of which must hold an image."
@@ -199,7 +199,7 @@ def _species_folders(path):
     if bare: raise HierarchyError(f"{path}: folder with no images: {_some(bare, 3)}; unpack the archive again, or remove the folder")
     return names
 
-# %% ../../nbs/labels/03_taxonomy.ipynb #b5b8b63d
+# %% ../../nbs/labels/03_taxonomy.ipynb #800cc210
 _fields = 'kingdom','phylum','class','order','family','genus','specific_epithet'
 
 def _read_json(path):
@@ -207,24 +207,28 @@ def _read_json(path):
     except json.JSONDecodeError as e: raise HierarchyError(f"{path} is broken JSON: {e}; download it again") from None
     except HierarchyError as e: raise HierarchyError(f"{e}; the competition's files are JSON in UTF-8") from None
 
-def _from_categories(cats):
+def _category_list(d):
+    "The list of categories, bare or in the whole file's object."
+    if isinstance(d, dict) and 'categories' not in d:
+        raise HierarchyError(f"there are no 'categories', only {_some(list(map(repr, d)), 20)}; take the competition's val.json, train_mini.json or train.json")
+    cats = d['categories'] if isinstance(d, dict) else d
+    if isinstance(cats, list) and cats and all(isinstance(o, dict) for o in cats): return cats
+    raise HierarchyError("no leaves: 'categories' must be a list of objects, one for each species")
+
+def _from_categories(d):
     "The taxonomy in the competition's list of categories."
-    if isinstance(cats, dict):
-        if 'categories' not in cats: raise HierarchyError(f"there are no 'categories', only {_some(list(map(repr, cats)), 20)}; take the competition's val.json, train_mini.json or train.json")
-        cats = cats['categories']
-    if not isinstance(cats, list) or not cats or not all(isinstance(o, dict) for o in cats):
-        raise HierarchyError("no leaves: 'categories' must be a list of objects, one for each species")
+    cats = _category_list(d)
     call = lambda i: f"category {cats[i].get('id', f'number {i}')} ({cats[i].get('name', 'no name')})"
-    _complete({k:[o.get(k) for o in cats] for k in ('id',*_fields,'image_dir_name')}, call, 'every species needs an id, seven ranks and a directory: inat21 is made for the files of 2021')
-    target = [o.get('supercategory') for o in cats]
-    if not any(target): target = None
-    else: _complete(dict(supercategory=target), call, 'name one for every species, or for none: then it follows from the ranks')
-    text = 'image_dir_name',*_fields,*(() if target is None else ('supercategory',))
+    need = ['id','image_dir_name',*_fields]
+    _complete({k:[o.get(k) for o in cats] for k in need}, call, 'every species needs an id, seven ranks and a directory: inat21 is made for the files of 2021')
+    named = any(o.get('supercategory') for o in cats)
+    if named: _complete(dict(supercategory=[o.get('supercategory') for o in cats]), call, 'name one for every species, or for none: then it follows from the ranks')
+    text = need[1:]+['supercategory']*named
     bad = [call(i) for i,o in enumerate(cats) if type(o['id']) is not int or not all(isinstance(o[k], str) for k in text)]
     if bad: raise HierarchyError(f"ids must be whole numbers and names must be texts, which they are not in {_some(bad)}")
     _distinct([[o['id']] for o in cats], call)
     cats = sorted(cats, key=lambda o: o['id'])
-    return _taxonomy([[o[k] for k in _fields] for o in cats], [o['image_dir_name'] for o in cats], target and [o['supercategory'] for o in cats])
+    return _taxonomy([[o[k] for k in _fields] for o in cats], [o['image_dir_name'] for o in cats], [o['supercategory'] for o in cats] if named else None)
 
 # %% ../../nbs/labels/03_taxonomy.ipynb #399e456f
 def inat21(source # directory names; the folder that holds the directories; the competition's JSON (file, or as loaded); or torchvision's `INaturalist`
