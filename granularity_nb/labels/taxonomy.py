@@ -199,7 +199,7 @@ def _species_folders(path):
     if bare: raise HierarchyError(f"{path}: folder with no images: {_some(bare, 3)}; unpack the archive again, or remove the folder")
     return names
 
-# %% ../../nbs/labels/03_taxonomy.ipynb #800cc210
+# %% ../../nbs/labels/03_taxonomy.ipynb #152bf305
 _fields = 'kingdom','phylum','class','order','family','genus','specific_epithet'
 
 def _read_json(path):
@@ -219,7 +219,7 @@ def _from_categories(d):
     "The taxonomy in the competition's list of categories."
     cats = _category_list(d)
     call = lambda i: f"category {cats[i].get('id', f'number {i}')} ({cats[i].get('name', 'no name')})"
-    need = ['id','image_dir_name',*_fields]
+    need = ['id',*_fields,'image_dir_name']
     _complete({k:[o.get(k) for o in cats] for k in need}, call, 'every species needs an id, seven ranks and a directory: inat21 is made for the files of 2021')
     named = any(o.get('supercategory') for o in cats)
     if named: _complete(dict(supercategory=[o.get('supercategory') for o in cats]), call, 'name one for every species, or for none: then it follows from the ranks')
