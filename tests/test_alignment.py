@@ -3,7 +3,7 @@ from collections import Counter, defaultdict
 from math import log2
 import numpy as np, pytest
 from hypothesis import given, strategies as st
-from granularity_nb.labels.alignment import alignment, alignment_table, plot_alignment, superclasses
+from granularity_nb.labels.alignment import alignment, alignment_table, crossings, plot_alignment, superclasses
 from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 
 LEAVES = tuple('abcdefgh')
@@ -133,3 +133,16 @@ def test_tiny_imagenet_levels_lose_the_target_and_depths_keep_it():
     for d in range(7, 13):
         a = alignment(h.depth(d, 'longest'), t, [500]*200)
         assert a.refines and a.oracle==1 and a.bits==0
+
+# ------------------------------------------------------------------ crossings
+@given(maps(), maps(), counts)
+def test_crossings_are_what_the_oracle_loses(s, t, n):
+    pytest.importorskip('pandas')
+    d,a = crossings(s, t, n),alignment(s, t, n)
+    assert 1-d.lost.sum()/sum(n)==pytest.approx(a.oracle) and d.lost.is_monotonic_decreasing and (d.lost>0).all()
+    seen = defaultdict(Counter)
+    for o,k in zip(LEAVES, n):
+        if k: seen[' + '.join(sorted(as_set(s[o])))][' + '.join(sorted(as_set(t[o])))] += k
+    want = {o:dict(c) for o,c in seen.items() if len(c)>1}
+    assert {o:{x.rsplit(' ', 1)[0]:int(x.rsplit(' ', 1)[1]) for x in row.target.split(', ')} for o,row in d.iterrows()}==want
+    assert d.images.to_dict()=={o:sum(c.values()) for o,c in want.items()}
