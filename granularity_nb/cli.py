@@ -9,9 +9,9 @@ __all__ = ['parser', 'main']
 import argparse, os, sys, time
 from pathlib import Path
 
-# %% ../nbs/cli.ipynb #c9f5b5d9
+# %% ../nbs/cli.ipynb #75b2acb1
 def _ints(text):
-    "Comma-separated whole numbers, or a count: '0,1,2' or '3'."
+    "Comma-separated whole numbers: '0,1,2', or '3' for the one seed 3."
     try: values = [int(o) for o in text.split(',')]
     except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers like 0,1,2") from None
     if any(o < 0 for o in values): raise argparse.ArgumentTypeError(f"{text!r}: seeds are whole numbers from 0")
@@ -75,8 +75,9 @@ def _check_device(device):
     try: torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as e: raise StudyError(f"device {device!r} cannot be used ({str(e).splitlines()[0]}); try --device cpu") from None
 
-# %% ../nbs/cli.ipynb #580d06bd
+# %% ../nbs/cli.ipynb #00091cd9
 def _study(args):
+    from granularity_nb.study.plan import StudyError
     from granularity_nb.study.report import error_table, findings, report
     from granularity_nb.study.run import collect, load_plan, run
     out = args.out or Path('studies')/f'{args.data}-{args.preset}'
@@ -85,9 +86,11 @@ def _study(args):
     print(f"{plan.data}: {len(plan.maps)} label maps and the direct baseline, {len(plan.recipes)} recipe{'s'*(len(plan.recipes)>1)}, "
           f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)} → {out}", flush=True)
     start = time.time()
-    run(plan, out, workers=args.workers, resume=args.resume)
-    path = report(out)
-    results = collect(out)
+    try: run(plan, out, workers=args.workers, resume=args.resume)
+    except StudyError as e:
+        if (out/'results.parquet').exists() and len(collect(out)): print(f'what is done is reported in {report(out)}', flush=True)
+        raise
+    path,results = report(out),collect(out)
     for r in plan.recipes:
         print(f"\nTarget error in %, mean ± 95 % interval over {len(plan.seeds)} seeds (recipe '{r}', split '{plan.splits[0]}')\n")
         print(error_table(results, r, plan.splits[0]).to_string(index=False))

@@ -67,6 +67,44 @@ def test_colour_images_become_channels_first(pets):
     assert xb.shape == (40, 3, 8, 8)
 
 
+def test_rows_of_several_splits_are_refused_not_mixed_up(pets):
+    from granularity_nb.data.block import RowImage
+    img = RowImage([pets.split('train'), pets.split('valid')])
+    for rows in ([40, 39], [39, 40], [-1], [53]):
+        with pytest.raises(SourceError, match='one split'): img.gather(np.array(rows))
+    assert int(img.gather(np.array([41]))[0,0,0,0]) == pets.split('valid').images[1,0,0]
+
+
+def test_relabelling_from_single_images_brings_validation_back(pets):
+    each = dataloaders(pets, LabelMap.identity(pets.ids('train')))
+    assert len(each.valid_ds) == 0
+    dls = relabel(each, pets.level('breed'))
+    assert torch.cat([b[1] for b in dls.valid]).tolist() == pets.split('valid').leaf.tolist()
+
+
+def test_item_transforms_of_the_user_are_not_skipped(pets):
+    from fastai.data.block import DataBlock
+    from granularity_nb.data.block import datablock
+    from fastai.torch_core import TensorImage
+    from fasttransform import Transform
+    class Black(Transform):
+        def encodes(self, x:TensorImage): return x*0
+    dls = datablock(pets, pets.level('breed')).new(item_tfms=[Black()]).dataloaders(pets, bs=8, num_workers=0)
+    xb,_ = next(iter(dls.train))
+    assert len(xb.unique()) == 1
+
+
+def test_a_last_batch_of_one_image_is_not_trained_on(pets):
+    assert [len(b[0]) for b in dataloaders(pets, pets.target, bs=13).train] == [13]*3
+    assert [len(b[0]) for b in dataloaders(pets, pets.target, bs=12).train] == [12]*3+[4]
+
+
+def test_channel_statistics(pets):
+    s = pets.split('train')
+    mean,std = s.stats
+    assert np.allclose([mean, std], [[(s.images/255).mean()], [(s.images/255).std()]])
+
+
 def test_fastai_item_path_and_gather_path_agree(pets):
     from fastai.data.core import TfmdDL
     ds = dataloaders(pets, pets.level('breed')).train_ds

@@ -95,18 +95,30 @@ def test_unknown_names_are_refused(bars, fine):
     assert Recipe.from_dict(asdict(recipe)) == recipe
 
 
+def test_image_classes_of_another_draw_are_refused():
+    a,b = (Source.open('glyphs', n_train=50, n_valid=10, n_test=10, max_chars=10, seed=s) for s in (0,1))
+    m = LabelMap.identity(a.ids('train'))
+    ckpt = Checkpoint(Classifier(create_backbone('small', 1), m.n_classes), m, 'small', 1, dict(data='glyphs', data_args=a.args))
+    transfer(ckpt, a, how='readout')
+    with pytest.raises(TrainingError, match='trained on'): transfer(ckpt, b, how='readout')
+
+
 def test_diverging_training_fails_loudly(bars, tmp_path):
     with pytest.raises(TrainingError, match='lower lr'): pretrain(bars, bars.target, tmp_path, Recipe(epochs=1, lr=1e12), progress=False)
     assert not (tmp_path/'checkpoint.json').exists()
 
 
-@pytest.mark.parametrize('name', ['small', 'timm:resnet10t', 'torchvision:shufflenet_v2_x0_5'])
+@pytest.mark.parametrize('name', ['small', 'timm:resnet10t', 'timm:mobilenetv3_small_050.lamb_in1k', 'torchvision:shufflenet_v2_x0_5', 'torchvision:googlenet'])
 def test_checkpoint_round_trip(name, tmp_path):
     m = LabelMap.identity(['a','b','c'])
     model = Classifier(create_backbone(name, 1), 3).eval()
     save_checkpoint(tmp_path, Checkpoint(model, m, name, 1, dict(note='x')))
     again = load_checkpoint(tmp_path)
     x = torch.randn(2, 1, 64, 64)
+    assert model.train()(x).shape == (2, 3)
+    model.eval()
+    save_checkpoint(tmp_path, Checkpoint(model, m, name, 1, dict(note='x')))
+    again = load_checkpoint(tmp_path)
     assert torch.equal(model(x), again.model.eval()(x)) and again.label_map == m and again.info == dict(note='x')
 
 

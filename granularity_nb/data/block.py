@@ -16,7 +16,7 @@ import fastai.vision.data # show_batch draws a grid of images only once this has
 from .source import Source, SourceError
 from ..labels.hierarchy import LabelMap
 
-# %% ../../nbs/data/05_block.ipynb #0a41a5c6
+# %% ../../nbs/data/05_block.ipynb #341a1c1e
 class RowImage(Transform):
     "Row number → image tensor `(C, H, W)`, uint8; `gather` fetches a whole batch."
     def __init__(self, splits): self.splits = list(splits)
@@ -28,9 +28,11 @@ class RowImage(Transform):
     def gather(self,
                rows, # row numbers, counted through all splits in order, all from one split
               )->TensorImage: # uint8 `(n, C, H, W)`
-        "Images of many rows at once."
+        "Images of many rows at once; refuses rows that do not lie in one split."
         starts = np.cumsum([0]+[len(s) for s in self.splits])
         k = int(np.searchsorted(starts, rows[0], side='right'))-1
+        if not (0 <= k < len(self.splits) and starts[k] <= rows.min() and rows.max() < starts[k+1]):
+            raise SourceError(f'rows {rows.min()} to {rows.max()} do not lie in one split; the splits begin at {starts[:-1].tolist()} and end at {starts[-1]}')
         x = torch.from_numpy(self._array(k)[rows-starts[k]])
         return TensorImageBW(x[:,None]) if x.ndim == 3 else TensorImage(x.permute(0, 3, 1, 2))
 
@@ -54,7 +56,7 @@ class RowLabel(Transform):
         y = torch.from_numpy(np.asarray(self.label_map.encode(self.leaf[rows])))
         return TensorMultiCategory(y.float()) if self.multi else TensorCategory(y.long())
 
-# %% ../../nbs/data/05_block.ipynb #27039768
+# %% ../../nbs/data/05_block.ipynb #e0dd78c8
 def _gatherers(dataset):
     "The `RowImage` and `RowLabel` of a fastai `Datasets`."
     return [f for tl in getattr(dataset, 'tls', []) for f in tl.tfms.fs if hasattr(f, 'gather')]
@@ -63,7 +65,8 @@ class GatherDL(TfmdDL):
     "A `TfmdDL` over row numbers that gathers a batch in one go instead of collating items."
     def create_batches(self, samps):
         fs,items = _gatherers(self.dataset),list(getattr(self.dataset, 'items', []))
-        if not fs or len(items) != len(self.dataset) or not all(isinstance(o, int) for o in items): yield from super().create_batches(samps)
+        own = [f.name for p in (self.after_item, self.before_batch) for f in getattr(p, 'fs', []) if f.name not in ('noop','ToTensor')]
+        if own or not fs or not all(isinstance(o, int) for o in items): yield from super().create_batches(samps)
         else:
             rows = np.asarray(items, dtype=np.int64)
             for b in chunked(samps, self.bs, self.drop_last): yield tuple(f.gather(rows[list(b)]) for f in fs)
@@ -105,12 +108,7 @@ def _leaf_codes(source, label_map, splits):
                       f"{source.hierarchy.n_leaves} leaf labels of {source.name!r} nor the ids of its {splits[0]!r} images; "
                       "cut it from source.hierarchy, or build it over source.ids(split)")
 
-# %% ../../nbs/data/05_block.ipynb #a28ce6b4
-def _stats(images):
-    "Mean and standard deviation of each channel, in 0…1."
-    x = images[:10_000].reshape(-1, *(images.shape[3:] or (1,)))/255.
-    return [np.atleast_1d(o).tolist() for o in (x.mean(0), x.std(0))]
-
+# %% ../../nbs/data/05_block.ipynb #10d2d3bd
 def datablock(source:Source,         # images and leaf labels
               label_map:LabelMap,    # classes to train on
               train:str='train',     # split to train on
@@ -120,15 +118,15 @@ def datablock(source:Source,         # images and leaf labels
              )->DataBlock:           # its items are row numbers, counted through both splits
     "A fastai `DataBlock` of `source` at `label_map`; normalised by the training split's statistics."
     leaf,splits = _leaf_codes(source, label_map, [s for s in (train, valid) if s])
-    images = images or RowImage(source.split(s) for s in splits)
+    if images is None or len(images.splits) != len(splits): images = RowImage(source.split(s) for s in splits)
     n = len(source.split(train))
-    norm = Normalize.from_stats(*_stats(source.split(train).images), cuda=False)
+    norm = Normalize.from_stats(*source.split(train).stats, cuda=False)
     return DataBlock(blocks=[TransformBlock(type_tfms=images, batch_tfms=[IntToFloatTensor, norm], dl_type=GatherDL),
                              TransformBlock(type_tfms=RowLabel(label_map, leaf))],
                      get_items=lambda _: range(len(leaf)), splitter=lambda o: (list(range(n)), list(range(n, len(o)))),
                      batch_tfms=augmentation(augment))
 
-# %% ../../nbs/data/05_block.ipynb #4451d71d
+# %% ../../nbs/data/05_block.ipynb #f6254054
 def dataloaders(source:Source,      # images and leaf labels
                 label_map:LabelMap, # classes to train on
                 bs:int=64,          # batch size
@@ -140,7 +138,8 @@ def dataloaders(source:Source,      # images and leaf labels
                )->DataLoaders:
     "fastai `DataLoaders` of `source` at the granularity of `label_map`."
     block = datablock(source, label_map, train, valid, augment, images)
-    dls = block.dataloaders(source, bs=bs, num_workers=0, device=device, drop_last=False)
+    dls = block.dataloaders(source, bs=bs, num_workers=0, device=device)
+    dls.train.drop_last = dls.train.n > bs and dls.train.n % bs == 1 # batch normalisation cannot train on a single image
     dls.source,dls.label_map = source,label_map
     dls.settings = dict(bs=bs, train=train, valid=valid, augment=augment, device=device)
     return dls

@@ -14,16 +14,18 @@ from ..labels.controls import random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
 from ..training.recipe import Recipe, TrainingError, transfer_names
 
-# %% ../../nbs/study/01_plan.ipynb #54b353a3
+# %% ../../nbs/study/01_plan.ipynb #d6ba8475
 class StudyError(ValueError):
     "A study that cannot be planned, run or reported: the message names the culprit and the remedy."
 
 def _named(source, name):
     if name in source.levels: return source.level(name)
-    raise StudyError(f"{source.name!r} has no level {name!r}; it has: {', '.join([*source.levels, 'image'])}; "
-                     "or use level:K, depth:D, random-groups:LEVEL, random-splits:LEVEL")
+    raise StudyError(f"{source.name!r} has no level {name!r}; it has: {', '.join(source.levels)}; "
+                     "or use image, level:K, depth:D, random-groups:LEVEL, random-splits:LEVEL")
 
-def _image(source, arg, seed): return LabelMap.identity(source.ids('train'), name='image')
+def _image(source, arg, seed):
+    if arg: raise StudyError(f"label map 'image:{arg}': 'image' takes no argument")
+    return LabelMap.identity(source.ids('train'), name='image')
 
 def _random_groups(source, arg, seed):
     units = source.levels.get('character')
@@ -84,17 +86,22 @@ class Plan:
         "Identity of the plan: equal plans, and only those, have equal digests."
         return _digest(self.to_dict())
 
-# %% ../../nbs/study/01_plan.ipynb #a77d4747
+# %% ../../nbs/study/01_plan.ipynb #8b108f76
 def _digest(o): return hashlib.sha256(json.dumps(o, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 def plan_from_dict(d:dict # as made by `Plan.to_dict`
                   )->Plan:
     "A plan from a JSON object, checked as a new one would be."
+    if not isinstance(d, dict): raise StudyError(f"plan: a JSON object is needed, not {type(d).__name__}")
+    for k in ('maps','transfers','seeds','splits'):
+        if not isinstance(d.get(k, []), (list, tuple)): raise StudyError(f"plan: {k} must be a list, not {d[k]!r}")
+    for k in ('data_args','recipes'):
+        if not isinstance(d.get(k, {}), dict): raise StudyError(f"plan: {k} must be an object, not {d[k]!r}")
     extra = sorted(set(d)-set(Plan.__dataclass_fields__))
     if extra: raise StudyError(f"plan: unknown setting {extra[0]!r}; there are: {', '.join(Plan.__dataclass_fields__)}")
     return checked(Plan(**{k: tuple(v) if isinstance(v, list) else v for k,v in d.items()}))
 
-# %% ../../nbs/study/01_plan.ipynb #abf2a05c
+# %% ../../nbs/study/01_plan.ipynb #ed7ecc0d
 def _check_list(name, values, known=None):
     if not values: raise StudyError(f"plan: {name} is empty; give at least one")
     twice = [o for o in values if list(values).count(o) > 1]
@@ -106,12 +113,16 @@ def checked(plan:Plan)->Plan:
     "`plan` itself, or a `StudyError` that names what is wrong with it."
     for name,known in (('maps', None), ('transfers', transfer_names), ('seeds', None), ('splits', None), ('recipes', None)):
         _check_list(name, list(getattr(plan, name)), known)
+    if 'direct' in plan.maps: raise StudyError("plan: 'direct' is no label map; that baseline comes with every plan")
+    texts = [json.dumps(r, sort_keys=True) for r in plan.recipes.values()]
+    if len(set(texts)) < len(texts): raise StudyError(f"plan: two of the recipes {', '.join(plan.recipes)} are the same; leave one out")
+    if isinstance(plan.threads, bool) or not isinstance(plan.threads, int) or plan.threads < 1: raise StudyError(f"plan: threads must be a whole number from 1, got {plan.threads!r}")
     for s in plan.seeds:
         if isinstance(s, bool) or not isinstance(s, int) or s < 0: raise StudyError(f"plan: seed {s!r} is not a whole number from 0")
     for name,r in plan.recipes.items():
         if set(r)-{'direct'} != {'pretrain','transfer'}: raise StudyError(f"plan: recipe {name!r} needs 'pretrain' and 'transfer' (and may have 'direct'), got: {', '.join(r) or 'nothing'}")
         try: rs = {k: Recipe.from_dict(o) for k,o in r.items()}
-        except TrainingError as e: raise StudyError(f"plan: recipe {name!r}: {e}") from None
+        except (TrainingError, TypeError) as e: raise StudyError(f"plan: recipe {name!r}: {e}") from None
         total = rs['pretrain'].epochs+rs['transfer'].epochs
         if 'direct' in rs and rs['direct'].epochs != total: raise StudyError(f"plan: recipe {name!r}: 'direct' must have the epochs of pretraining and transfer together, {total}, not {rs['direct'].epochs}")
     return plan
@@ -138,13 +149,13 @@ class Run:
         e = {'pretrain': self.config['recipe']['epochs']}
         return e | {how: self.transfer['recipe']['epochs'] if how in ('finetune','marginal') else 1 for how in self.transfers}
 
-# %% ../../nbs/study/01_plan.ipynb #12fc48fb
+# %% ../../nbs/study/01_plan.ipynb #3e0d15b2
 def open_source(plan:Plan, seed:int)->Source:
     "The source of a repetition; its training images depend on the seed if the plan redraws them."
     return Source.open(plan.data, **(plan.data_args | ({'seed': seed} if plan.redraw else {})))
 
 def _data_digest(source):
-    "Which leaf labels there are and which image has which: a changed data set must not pass for the old one."
+    "Which leaf labels there are and which image has which (the pixels are not hashed): a data set with other labels must not pass for this one."
     h = hashlib.sha256(source.hierarchy.digest.encode())
     for name,s in sorted(source.splits.items()): h.update(name.encode()+s.leaf.astype('<i4').tobytes())
     return h.hexdigest()[:16]

@@ -27,23 +27,26 @@ def small_cnn(channels:int=1,   # image channels
     net.num_features = features
     return net
 
-# %% ../../nbs/training/01_backbone.ipynb #a71c892f
+# %% ../../nbs/training/01_backbone.ipynb #c17b2249
 class BackboneError(ValueError):
     "A backbone that cannot be built, or a checkpoint that cannot be read: the message names it and says what to do."
 
 def _timm(name, channels, pretrained):
     import timm
-    if name not in timm.list_models(): return None
-    return timm.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=0)
+    if not timm.is_model(name): return None
+    net = timm.create_model(name, pretrained=pretrained, in_chans=channels, num_classes=0)
+    net.num_features = getattr(net, 'head_hidden_size', None) or net.num_features # some widen after the last feature map
+    return net
 
 def _torchvision(name, channels, pretrained):
     import torchvision
     if name not in torchvision.models.list_models(): return None
     net = torchvision.models.get_model(name, weights='DEFAULT' if pretrained else None)
+    if getattr(net, 'aux_logits', False): net.aux_logits,net.AuxLogits,net.aux1,net.aux2 = False,None,None,None # Inception's side outputs
     if channels != 3: _replace_first_conv(net, channels)
     return _without_head(net)
 
-# %% ../../nbs/training/01_backbone.ipynb #d753a596
+# %% ../../nbs/training/01_backbone.ipynb #9fd92fa3
 def _set(net, path, layer):
     parent,_,last = path.rpartition('.')
     setattr(net.get_submodule(parent), last, layer)
@@ -56,7 +59,9 @@ def _replace_first_conv(net, channels):
     _set(net, path, new)
 
 def _without_head(net):
-    path,last = [(n,m) for n,m in net.named_modules() if isinstance(m, nn.Linear)][-1]
+    linear = [(n,m) for n,m in net.named_modules() if isinstance(m, nn.Linear)]
+    if not linear: raise BackboneError(f"{type(net).__name__} ends in no linear layer that could be taken off; choose another backbone")
+    path,last = linear[-1]
     net.num_features = last.in_features
     _set(net, path, nn.Identity())
     return net
@@ -98,20 +103,23 @@ class Checkpoint:
     channels:int       # image channels
     info:dict          # recipe, seed, metrics: anything JSON can hold
 
-# %% ../../nbs/training/01_backbone.ipynb #0fc8b78d
+# %% ../../nbs/training/01_backbone.ipynb #27499c49
 def save_checkpoint(folder,          # where to (str or Path); made if missing
                     ckpt:Checkpoint, # what
                    )->Path:          # `folder`
     "Write `model.safetensors` and then `checkpoint.json`, each whole or not at all."
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     folder = Path(folder)
     state = {k: v.detach().cpu().contiguous() for k,v in ckpt.model.state_dict().items()}
-    with whole_file(folder/'model.safetensors') as f: save_file(state, f)
+    try:
+        with whole_file(folder/'model.safetensors') as f: save_file(state, f)
+    except SafetensorError as e: raise OSError(f"cannot write {folder/'model.safetensors'}: {e}") from None # a full disk is the disk's fault
     meta = dict(format=1, backbone=ckpt.backbone, channels=ckpt.channels, label_map=ckpt.label_map.to_dict(), info=ckpt.info)
     write_whole(folder/'checkpoint.json', json.dumps(meta, ensure_ascii=False, sort_keys=True))
     return folder
 
-# %% ../../nbs/training/01_backbone.ipynb #0f60b369
+# %% ../../nbs/training/01_backbone.ipynb #837403b8
 def load_checkpoint(folder,       # as given to `save_checkpoint`
                     device='cpu', # where the weights go
                    )->Checkpoint:
@@ -121,6 +129,7 @@ def load_checkpoint(folder,       # as given to `save_checkpoint`
     folder = Path(folder)
     try:
         meta = json.loads((folder/'checkpoint.json').read_text(encoding='utf-8'))
+        if not isinstance(meta, dict) or meta.get('format') != 1: raise ValueError('its format is not 1')
         m = LabelMap.from_dict(meta['label_map'])
         model = Classifier(create_backbone(meta['backbone'], meta['channels']), m.n_classes)
         model.load_state_dict(load_file(folder/'model.safetensors', device=str(device)))

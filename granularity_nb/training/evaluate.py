@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Predictions', 'log_probs', 'evaluate']
 
-# %% ../../nbs/training/04_evaluate.ipynb #56f26675
+# %% ../../nbs/training/04_evaluate.ipynb #171b3e11
 from dataclasses import dataclass
 import numpy as np, torch
 from ..data.block import dataloaders
 from ..data.source import Source
 from ..labels.hierarchy import LabelMap
+from .recipe import Recipe, TrainingError
 
 # %% ../../nbs/training/04_evaluate.ipynb #2855f056
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def log_probs(model, # module: images → logits or log-probabilities (n, c)
     model.eval()
     return torch.cat([model(b[0]).float().log_softmax(-1).cpu().as_subclass(torch.Tensor) for b in dl])
 
-# %% ../../nbs/training/04_evaluate.ipynb #6045fd31
+# %% ../../nbs/training/04_evaluate.ipynb #6b404aaa
 def evaluate(model,            # module: images → logits or log-probabilities over `target.vocab`
              source:Source,    # where the images are
              target:LabelMap,  # the classes that are asked for
@@ -55,6 +56,7 @@ def evaluate(model,            # module: images → logits or log-probabilities 
              device=None,      # torch device; fastai's default if None
             )->Predictions:
     "Run `model` over a split and keep what it says of every image."
+    if target.multi: raise TrainingError(f"the target {target.name!r} gives a leaf several classes; evaluation needs one: cut it with a single-path policy")
     dls = dataloaders(source, target, bs=bs, valid=split, device=device)
     logp = log_probs(model.to(dls.device), dls.valid)
     truth = np.asarray(target.encode(source.splits[split].leaf), dtype=np.int32)

@@ -39,7 +39,7 @@ def features(backbone, # images → (n, d)
     backbone.eval()
     return torch.cat([backbone(b[0]).float().cpu().as_subclass(torch.Tensor) for b in dl]).numpy()
 
-# %% ../../nbs/training/03_transfer.ipynb #3a0fe631
+# %% ../../nbs/training/03_transfer.ipynb #3c6a2ae4
 def _logistic(x, y, xv, yv, grid):
     "The L2-regularised logistic regression of `grid` (values of C) with the lowest validation loss."
     from sklearn.linear_model import LogisticRegression
@@ -47,11 +47,12 @@ def _logistic(x, y, xv, yv, grid):
     best = None
     for c in grid:
         m = LogisticRegression(C=c, max_iter=500).fit(x, y)
-        loss = log_loss(yv, m.predict_proba(xv), labels=m.classes_)
+        known = np.isin(yv, m.classes_) # a class without training images cannot be judged
+        loss = log_loss(yv[known], m.predict_proba(xv[known]), labels=m.classes_) if known.any() else 0.
         if best is None or loss < best[0]: best = loss,m
     return best[1]
 
-# %% ../../nbs/training/03_transfer.ipynb #7b6c0e5e
+# %% ../../nbs/training/03_transfer.ipynb #63924dd6
 def linear_probe(backbone:nn.Module,       # frozen
                  source:Source,            # trained on its 'train' split, regularisation chosen on its 'valid' split
                  target:LabelMap,          # single label map
@@ -59,11 +60,13 @@ def linear_probe(backbone:nn.Module,       # frozen
                  device=None,
                 )->Classifier:             # the backbone with the probe as its head
     "Logistic regression on frozen, standardised features; the scaling is folded into the head."
+    if target.multi: raise TrainingError(f"the target {target.name!r} gives a leaf several classes; a probe needs one: cut it with a single-path policy")
     dls = dataloaders(source, target, bs=256, device=device)
     backbone = backbone.to(dls.device)
     dl_train = dls.train.new(shuffle=False)
     x,xv = features(backbone, dl_train), features(backbone, dls.valid)
-    y,yv = (target.encode(source.splits[s].leaf) for s in ('train','valid'))
+    y,yv = (np.asarray(target.encode(source.split(s).leaf)) for s in ('train','valid'))
+    if len(np.unique(y)) < 2: raise TrainingError(f"all training images are of class {target.vocab[y[0]]!r}: a probe needs two classes at least")
     mean,std = x.mean(0), x.std(0)+1e-6
     m = _logistic((x-mean)/std, y, (xv-mean)/std, yv, grid)
     return _fold(backbone, m, mean, std, target)
@@ -81,13 +84,16 @@ def _fold(backbone, m, mean, std, target):
         net.head.bias[idx] = torch.from_numpy(b).to(net.head.bias)
     return net
 
-# %% ../../nbs/training/03_transfer.ipynb #3ea269a5
+# %% ../../nbs/training/03_transfer.ipynb #3fa57e92
 def target_for(source:Source, label_map:LabelMap, target:LabelMap)->LabelMap:
     "`target` over the same leaves as `label_map`, which may speak of training images instead of leaf labels."
     if label_map.leaves == target.leaves: return target
     return target.after(source.leaf_map('train'))
 
 def _readout(ckpt, source, target, recipe, seed, **kw):
+    args = ckpt.info.get('data_args')
+    if ckpt.label_map.leaves != target.leaves and args not in (None, source.args):
+        raise TrainingError(f"the checkpoint's classes are single images of {ckpt.info.get('data')!r} made with {args}, but the source was made with {source.args}: use the source it was trained on")
     return ReadOut(ckpt.model, ckpt.label_map, target_for(source, ckpt.label_map, target))
 
 def _probe(ckpt, source, target, recipe, seed, device=None, **kw): return linear_probe(ckpt.model.backbone, source, target, device=device)
