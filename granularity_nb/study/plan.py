@@ -184,7 +184,7 @@ def runs(plan:Plan # checked first
         res += [_run(plan, src, r, spec, seed) for r in plan.recipes for spec in ('direct', *plan.maps)]
     return res
 
-# %% ../../nbs/study/01_plan.ipynb #b6934ccf
+# %% ../../nbs/study/01_plan.ipynb #cd4efbf7
 def _pair(pre, post, direct_lr=None, **kw):
     r = dict(pretrain=asdict(Recipe(epochs=pre, **kw)), transfer=asdict(Recipe(epochs=post, **kw)))
     return r | dict(direct=asdict(Recipe(epochs=pre+post, **kw | dict(lr=direct_lr)))) if direct_lr else r
@@ -197,7 +197,7 @@ presets = {
                             maps=('image','character x font','character','base letter','segment','kind','script','random-groups:base letter','random-splits:base letter'),
                             transfers=('readout','probe','finetune'), seeds=(0,1,2,3,4), recipes={'plain': _pair(8, 6, lr=.3, direct_lr=1.), 'shift': _pair(8, 6, lr=.3, augment='shift:2')}),
     ('glyphs','tune'): Plan(**_glyphs | dict(splits=('valid','test')), data_args=dict(n_train=6000, n_valid=2000, n_test=4000), maps=('base letter',),
-                            transfers=('finetune',), seeds=(100,), recipes={f'{a} lr {lr}': _pair(8, 6, lr=lr, augment=a) for a in ('none','shift:2') for lr in (.1, .3, 1.)}),
+                            transfers=('finetune',), seeds=(100,), recipes={f'{a} lr {lr}': _pair(8, 6, lr=lr, augment=a) for a in ('none','shift:2') for lr in (.1, .3, 1., 3.)}),
 }
 
 def preset(data:str='glyphs', # a source with presets
