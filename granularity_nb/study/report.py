@@ -116,27 +116,41 @@ def _baseline(ax, s):
     ax.axhspan(100*low.iloc[0], 100*high.iloc[0], color='0.5', alpha=.25, lw=0)
     ax.axhline(100*d.error.iloc[0], color='0.3', ls='--', lw=1.2, label='direct training')
 
-# %% ../../nbs/study/03_report.ipynb #c7b8454d
+# %% ../../nbs/study/03_report.ipynb #1d5e8c52
 def _name_axes(ax, s, recipe, split):
     from matplotlib.ticker import NullFormatter, NullLocator
     levels = s[~s.label_map.map(_is_control) & (s.transfer != 'direct')].drop_duplicates('label_map').sort_values('n_classes')
     ax.set_xscale('log')
     ax.set_xticks(levels.n_classes, [f'{m}\n{n:.0f}' for m,n in zip(levels.label_map, levels.n_classes)], fontsize=7, rotation=35, ha='right', rotation_mode='anchor')
     ax.xaxis.set_minor_locator(NullLocator()); ax.xaxis.set_minor_formatter(NullFormatter())
+    low,high = ax.get_ylim()
+    if 100*s.error.max() > 3*100*s.error.min() > 0: # a curve from 10 to 90 % hides its minimum on a linear axis
+        ax.set_yscale('log')
+        ax.set_ylim(max(95*min((s.error-s.half.fillna(0)).min(), s.low.min()), 80*s.low.min()), high)
+        ax.set_yticks([o for o in (1, 2, 3, 4, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100) if ax.get_ylim()[0] <= o <= high])
+        ax.yaxis.set_major_formatter('{x:g}'); ax.yaxis.set_minor_locator(NullLocator())
     ax.set_xlabel('pretraining labels and their number of classes'); ax.set_ylabel(f'target error on {split!r}, %')
-    ax.set_title(f"recipe '{recipe}', {s.seeds.max()} seeds", fontsize=10)
+    ax.set_title(f"recipe '{recipe}', split '{split}', {s.seeds.max()} seed{'s'*int(s.seeds.max() > 1)}", fontsize=10)
     ax.spines[['top','right']].set_visible(False)
     ax.grid(axis='y', alpha=.3)
 
-# %% ../../nbs/study/03_report.ipynb #cb166c05
+# %% ../../nbs/study/03_report.ipynb #fe64ca5c
+def _figure(**kw):
+    "A matplotlib Figure without pyplot (no window, no backend) that a notebook shows all the same."
+    from matplotlib.figure import Figure
+    class Shown(Figure):
+        def _repr_png_(self):
+            with io.BytesIO() as f:
+                self.savefig(f, format='png', dpi=100)
+                return f.getvalue()
+    return Shown(**kw)
+
 def figure(results, # a study's table
           ):        # a matplotlib Figure
     "One panel for each recipe (columns) and split (rows), with one legend."
-    import matplotlib
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     recipes,splits = list(dict.fromkeys(results.recipe)),list(dict.fromkeys(results.split))
-    fig = Figure(figsize=(6.2*len(recipes)+.4, 4.3*len(splits)+.4), layout='constrained')
+    fig = _figure(figsize=(6.2*len(recipes)+.4, 4.3*len(splits)+.4), layout='constrained')
     axs = fig.subplots(len(splits), len(recipes), squeeze=False)
     for i,s in enumerate(splits):
         for j,r in enumerate(recipes): curve(results, r, s, axs[i,j])
