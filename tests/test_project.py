@@ -211,8 +211,9 @@ def test_readme_begins_with_two_commands():
     code = re.findall(r'^```bash\n(.*?)^```', text('README.md'), flags=re.M|re.S)[0]
     assert code.index('git clone') < code.index('make study') < code.index('make test')
 
-def test_home_page_shows_what_its_code_gives():
+def test_home_page_shows_what_its_code_gives(monkeypatch):
     "The code cells of the home page run one after the other, and give the text that is stored below each."
+    monkeypatch.chdir(ROOT/'nbs') # where Jupyter runs it
     space = {}
     for c in json.loads(text('nbs/index.ipynb'))['cells']:
         if c['cell_type'] != 'code': continue
