@@ -201,6 +201,21 @@ def test_encode_agrees_with_lookup_and_membership(m, codes):
     if m.multi: assert out.dtype==np.uint8 and (out==dense[codes]).all()
     else: assert out.dtype==np.int32 and (dense[codes][np.arange(len(codes)), out]==1).all()
 
+def test_sparse_encode_of_more_images_than_one_piece():
+    rng = np.random.default_rng(0)
+    width = rng.choice([1,1,1,1,2,9], 50)
+    ptr = np.r_[0, np.cumsum(width)]
+    m = LabelMap([f'x{i:02d}' for i in range(50)], [f'c{i:02d}' for i in range(20)], (ptr, np.concatenate([rng.choice(20, w, replace=False) for w in width])))
+    codes,mem = rng.integers(0, 50, 2**17+1000),m.membership
+    out = m.encode(codes, sparse=True)
+    assert (np.diff(out.indptr)==width[codes]).all() and out.indptr.dtype==out.indices.dtype==np.int32
+    assert (out.indices==np.concatenate([mem.indices[mem.indptr[c]:mem.indptr[c+1]] for c in codes])).all()
+
+@given(dags(), st.permutations(range(6)))
+def test_levels_do_not_depend_on_the_levels_asked_for_before(dag, order):
+    h = build(dag)
+    for k in order: assert h.level(k)==build(dag).level(k)
+
 @given(st.data())
 def test_refines_and_parents(data):
     a = data.draw(maps(multi=True))
@@ -454,6 +469,29 @@ def test_bad_csv_files(tmp_path):
     for data,message in (b'', 'is empty'), (b'a,b\nx\n', 'row 0 has 1 fields'), (b'a,b\nx,caf\xe9\n', 'not UTF-8'), (b'a,b\nx,\n', "'b' is missing in 1 row .*: 0"):
         (tmp_path/'t.csv').write_bytes(data)
         with pytest.raises(HierarchyError, match=message): Hierarchy.from_table(tmp_path/'t.csv', ['a','b'])
+
+def test_csv_values_may_hold_line_breaks(tmp_path):
+    names = 'two\nlines','two\r\nlines','carriage\rreturn','line\u2028separator','next\x85line','form\x0cfeed','say "x", y'
+    quoted = ['"'+o.replace('"', '""')+'"' for o in names]
+    for end in '\n','\r\n':
+        data = 'a,b'+end+''.join(f'x,{o}{end}' for o in quoted)
+        for blank in '',end,end*2:
+            (tmp_path/'t.csv').write_bytes((data+blank).encode())
+            assert Hierarchy.from_table(tmp_path/'t.csv', ['a','b']).leaves==tuple(sorted(names))
+
+@pytest.mark.parametrize('data,message', [
+    ('a,b,b\nx,y,z\n', "2 columns have the name 'b'"), ('a,b\nx,"y\nz\n', r'broken CSV \(is a quote left open\?\).* at line 3'), ('a,b\nx,"y"z\n', 'broken CSV'),
+    ('a,b\nx,y\n\nz,w\n', 'row 1 has 0 fields'), ('\n\n', 'is empty'), ('a,b\n\n', 'no rows')])
+def test_bad_csv_contents(tmp_path, data, message):
+    (tmp_path/'t.csv').write_bytes(data.encode())
+    with pytest.raises(HierarchyError, match=message) as e: Hierarchy.from_table(tmp_path/'t.csv', ['a','b'])
+    if message!='no rows': assert 't.csv' in str(e.value)
+
+def test_columns_of_unequal_length_and_of_one_name():
+    with pytest.raises(HierarchyError, match="unequal length: 'a' has 3, 'b' has 2"): Hierarchy.from_table(dict(a=['x','y','z'], b=['p','q']), ['a','b'])
+    with pytest.raises(HierarchyError, match="unequal length"): Hierarchy.from_table(dict(a=[], b=['p']), ['a','b'])
+    pd = pytest.importorskip('pandas')
+    with pytest.raises(HierarchyError, match="2 columns with the name 'b'"): Hierarchy.from_table(pd.DataFrame([['x','p','q']], columns=['a','b','b']), ['a','b'])
 
 def test_bad_folders(tmp_path):
     with pytest.raises(HierarchyError, match='not a folder'): Hierarchy.from_folders(tmp_path/'none')

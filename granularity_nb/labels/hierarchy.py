@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HierarchyError', 'HierarchyWarning', 'CSR', 'LabelMap', 'Hierarchy']
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #0c197c68
-import csv, hashlib, json, os, sys, unicodedata, warnings
+# %% ../../nbs/labels/01_hierarchy.ipynb #d40f2550
+import csv, hashlib, io, json, os, sys, unicodedata, warnings
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -30,7 +30,7 @@ def patch_to(cls, as_prop=False, cls_method=False):
         return f
     return _inner
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #ce79228c
+# %% ../../nbs/labels/01_hierarchy.ipynb #9b8e7773
 def _csr(rows, # int array: the row of each value
          cols, # int array: the values, 0…`n_cols`-1
          n_rows:int, n_cols:int):
@@ -51,7 +51,7 @@ def _unique_pairs(a, b, n_b):
     "The distinct pairs (a, b), sorted."
     if not len(a): return np.zeros(0, np.int64), np.zeros(0, np.int64)
     key = np.asarray(a, np.int64)*n_b + b
-    key.sort()
+    key.sort(kind='stable') # pairs mostly come in order, which the stable sort makes use of
     key = key[np.r_[True, key[1:]!=key[:-1]]]
     return key//n_b, key%n_b
 
@@ -202,7 +202,7 @@ def codes(self)->np.ndarray:
     if self.multi: raise HierarchyError(f"{self._title()} has several classes for some leaves: use membership, or cut by a single path")
     return self._idx
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #169c4b5d
+# %% ../../nbs/labels/01_hierarchy.ipynb #3fed3da1
 @patch_to(LabelMap, as_prop=True)
 def membership(self)->CSR:
     "Which leaf is in which class, as a sparse (n_leaves, n_classes) matrix."
@@ -216,6 +216,15 @@ def _leaf_codes(codes, n):
         i = np.flatnonzero((codes.ravel()<0)|(codes.ravel()>=n))[0]
         raise HierarchyError(f"leaf code {codes.ravel()[i]} (at position {i}) is not in 0…{n-1}")
     return codes.astype(np.intp, copy=False)
+
+def _gather(mem, rows, n, out):
+    "Write the values of `rows`, `n` in each, one row after the other. Most rows have one value: only the others are looked up value by value."
+    out[:] = np.repeat(mem.indices.take(mem.indptr.take(rows)), n)
+    some = np.flatnonzero(n>1)
+    if not len(some): return
+    rows,start,n = rows.take(some),np.cumsum(n, dtype=np.int64).take(some)-n.take(some),n.take(some)
+    at = _expand(mem.indptr, rows)[1]
+    out[at+np.repeat(start-mem.indptr.take(rows), n)] = mem.indices.take(at)
 
 @patch_to(LabelMap)
 def encode(self,
@@ -231,7 +240,7 @@ def encode(self,
     idx = np.empty(ptr[-1], np.int32)
     for a in range(0, len(codes), 2**17): # in pieces: the temporary arrays stay small
         b = min(a+2**17, len(codes))
-        idx[ptr[a]:ptr[b]] = mem.indices[_expand(mem.indptr, codes[a:b])[1]]
+        _gather(mem, codes[a:b], n[a:b], idx[ptr[a]:ptr[b]])
     res = CSR(ptr, idx, (len(codes), self.n_classes))
     return res if sparse else res.toarray()
 
@@ -453,7 +462,7 @@ def _ints(d, k):
     if a is None: raise HierarchyError(f"{d['format']}: {k!r} must be a list of integers")
     return a
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #80da0db0
+# %% ../../nbs/labels/01_hierarchy.ipynb #6431db9b
 def _sort_names(names):
     "The names checked and sorted, and the new index of each."
     names = _names(names, 'node')
@@ -470,7 +479,8 @@ def _plain(s):
 
 def _warn_alike(names):
     "Warn of names that differ only in letter case, Unicode form or space."
-    if len(set(map(_plain, names)))==len(names): return
+    plain = map(str.lower, map(str.strip, names)) if all(map(str.isascii, names)) else map(_plain, names) # the same, faster
+    if len(set(plain))==len(names): return
     seen,alike = {},[]
     for o in names:
         other = seen.setdefault(_plain(o), o)
@@ -818,7 +828,7 @@ def _prefix_nodes(full, merge_leaves):
         for i in range(1, len(p)+1): node[p[:i]] = ends.get(p[:i], p[:i])
     return node
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #69fe2ba7
+# %% ../../nbs/labels/01_hierarchy.ipynb #591beca0
 @patch_to(Hierarchy, cls_method=True)
 def from_table(cls,
                table,      # pandas DataFrame, {column: values}, or a .csv or .parquet file; one row a leaf
@@ -827,6 +837,7 @@ def from_table(cls,
     "A tree from a table with one column for each rank. A name that recurs under two parents stays two nodes, `parent/name`."
     table,ranks = _read_table(table),tuple(ranks)
     cols = [_column(table, r) for r in ranks]
+    if len(set(map(len, cols)))>1: raise HierarchyError(f"columns of unequal length: {', '.join(f'{r!r} has {len(c)}' for r,c in zip(ranks, cols))}")
     if not len(cols) or not len(cols[0]): raise HierarchyError('no leaves: the table has no rows')
     keys = list(zip(*cols))
     node = {}
@@ -852,16 +863,28 @@ def _read_table(table):
     if Path(table).suffix.lower()=='.parquet':
         import pandas as pd
         return pd.read_parquet(table)
-    rows = list(csv.reader(_read_text(table).splitlines(), strict=True))
-    if not rows: raise HierarchyError(f"no leaves: {table} is empty")
-    for i,r in enumerate(rows[1:]):
-        if len(r)!=len(rows[0]): raise HierarchyError(f"{table}: row {i} has {len(r)} fields, the header has {len(rows[0])}")
-    return {k:[r[j] for r in rows[1:]] for j,k in enumerate(rows[0])}
+    return _read_csv(table)
+
+def _read_csv(path):
+    "The columns of a CSV file with a header. Quoted values may hold line breaks; blank lines at the end are left out."
+    reader = csv.reader(io.StringIO(_read_text(path), newline=''), strict=True)
+    try: rows = list(reader)
+    except csv.Error as e: raise HierarchyError(f"{path} is broken CSV (is a quote left open?): {e} at line {reader.line_num}") from None
+    while rows and not rows[-1]: rows.pop()
+    if not rows: raise HierarchyError(f"no leaves: {path} is empty")
+    header,*rows = rows
+    for o,n in Counter(header).items():
+        if n>1: raise HierarchyError(f"{path}: {n} columns have the name {o!r}")
+    for i,r in enumerate(rows):
+        if len(r)!=len(header): raise HierarchyError(f"{path}: row {i} has {len(r)} fields, the header has {len(header)}")
+    return {k:[r[j] for r in rows] for j,k in enumerate(header)}
 
 def _column(table, name):
     "A column's values as strings; empty ones are refused with their rows."
-    try: col = list(table[name])
+    try: col = table[name]
     except KeyError: raise HierarchyError(f"the table has no column {name!r}; it has {', '.join(map(str, table.keys()))}") from None
+    if getattr(col, 'ndim', 1)>1: raise HierarchyError(f"the table has {col.shape[1]} columns with the name {name!r}")
+    col = list(col)
     bad = [i for i,o in enumerate(col) if o is None or o!=o or not str(o).strip()]
     if bad: raise HierarchyError(f"rank {name!r} is missing in {_count(len(bad), 'row')} (counted from 0): {', '.join(map(str, bad[:5]))}{' …' if len(bad)>5 else ''}")
     return [str(o) for o in col]
@@ -923,7 +946,13 @@ def _up(self, paths, among=None):
     if among is None: self._cache[paths] = up.copy()
     return up
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #782564e3
+# %% ../../nbs/labels/01_hierarchy.ipynb #feb69d76
+def _distinct(x, n):
+    "The distinct values of `x`, all in 0…n-1, sorted, and the number of each value among them; no sorting is needed for it."
+    mask = np.zeros(n, bool)
+    mask[x] = True
+    return np.flatnonzero(mask),(np.cumsum(mask)-1)[x]
+
 @patch_to(Hierarchy)
 def _label_map(self, leaf, node, paths, name):
     "The label map of (leaf number, node) pairs, every leaf at least once."
@@ -932,15 +961,15 @@ def _label_map(self, leaf, node, paths, name):
         i = leaf[np.flatnonzero(leaf[1:]==leaf[:-1])[0]]
         some = ', '.join(repr(self.names[o]) for o in node[leaf==i][:5])
         raise HierarchyError(f"{name}: leaf {self.leaves[i]!r} falls into {(leaf==i).sum()} classes ({some}); choose paths='all', 'first', 'longest' or 'shortest'")
-    used,idx = np.unique(node, return_inverse=True)
+    used,idx = _distinct(node, len(self))
     ptr = np.r_[0, np.cumsum(np.bincount(leaf, minlength=self.n_leaves))]
     if paths not in ('all','error'): name += f' ({paths} path)'
     return LabelMap._make(self.leaves, tuple(self.names[o] for o in used), ptr, idx, name)
 
 @patch_to(Hierarchy)
-def _kth(self, start, k):
-    "(number in `start`, node) for the k-th ancestors of the nodes `start`, on all paths; a root stays."
-    i,node = np.arange(len(start)),start.astype(np.int64)
+def _kth(self, start, k, i=None):
+    "(number in `start`, node) for the k-th ancestors of the nodes `start`, on all paths; a root stays. The nodes may bring their own numbers `i`, sorted."
+    i,node = np.arange(len(start)) if i is None else i,start.astype(np.int64)
     for _ in range(k):
         own,pos = _expand(self._pptr, node)
         top = np.flatnonzero(self._pptr[node+1]==self._pptr[node])
@@ -951,13 +980,22 @@ def _kth(self, start, k):
 def _by_parents(self, leaf, walk):
     "(leaf number, node) for the leaves numbered `leaf`: `walk` runs once for each distinct parent, of which there are far fewer."
     own,pos = _expand(self._pptr, self._leaf[leaf])
-    start,at = np.unique(self._pidx[pos], return_inverse=True)
+    start,at = _distinct(self._pidx[pos], len(self))
     i,node = walk(start)
     order = np.argsort(i, kind='stable')
     row,pos = _expand(np.r_[0, np.cumsum(np.bincount(i, minlength=len(start)))], at)
     return leaf[own[row]],node[order[pos]]
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #9365c595
+@patch_to(Hierarchy)
+def _kth_above(self, start, k):
+    "`_kth` for `start`, the parents of all leaves. The last answer is kept, so that levels one after the other cost one step each."
+    low = self._cache.get('kth', (0, None, start))
+    d,i,node = low if low[0]<=k else (0, None, start)
+    i,node = self._kth(node, k-d, i)
+    self._cache['kth'] = k,i.astype(np.int32),node.astype(np.int32)
+    return i,node
+
+# %% ../../nbs/labels/01_hierarchy.ipynb #36b44def
 @patch_to(Hierarchy)
 def level(self,
           k:int,         # how many steps up from the leaf; 0 is the leaf itself
@@ -971,7 +1009,7 @@ def level(self,
         for _ in range(k_most): node = up[node]
     elif k:
         top = np.flatnonzero(self._pptr[node+1]==self._pptr[node])
-        above,ends = self._by_parents(leaf, lambda start: self._kth(start, k_most-1))
+        above,ends = self._by_parents(leaf, lambda start: self._kth_above(start, k_most-1))
         leaf,node = np.r_[above,top],np.r_[ends,node[top]]
     return self._label_map(leaf, node, paths, f'level {k}')
 
