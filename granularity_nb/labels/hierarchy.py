@@ -828,7 +828,7 @@ def _prefix_nodes(full, merge_leaves):
         for i in range(1, len(p)+1): node[p[:i]] = ends.get(p[:i], p[:i])
     return node
 
-# %% ../../nbs/labels/01_hierarchy.ipynb #591beca0
+# %% ../../nbs/labels/01_hierarchy.ipynb #3bf422b8
 @patch_to(Hierarchy, cls_method=True)
 def from_table(cls,
                table,      # pandas DataFrame, {column: values}, or a .csv or .parquet file; one row a leaf
@@ -869,7 +869,7 @@ def _read_csv(path):
     "The columns of a CSV file with a header. Quoted values may hold line breaks; blank lines at the end are left out."
     reader = csv.reader(io.StringIO(_read_text(path), newline=''), strict=True)
     try: rows = list(reader)
-    except csv.Error as e: raise HierarchyError(f"{path} is broken CSV (is a quote left open?): {e} at line {reader.line_num}") from None
+    except csv.Error as e: raise HierarchyError(f"{path} cannot be read (broken CSV at line {reader.line_num}: {e})") from None
     while rows and not rows[-1]: rows.pop()
     if not rows: raise HierarchyError(f"no leaves: {path} is empty")
     header,*rows = rows
