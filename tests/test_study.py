@@ -253,7 +253,7 @@ def test_intervals_and_paired_tests_agree_with_scipy():
 
 
 def test_pairing_uses_common_seeds_only():
-    t = _table({('direct','direct'): [.3,.2,.4], ('x','readout'): [.2,.1,.3]})
+    t = _table({('direct','direct'): [.3,.2,.4], ('x','readout'): [.2,.1,.9]})
     t = t[~((t.label_map == 'x') & (t.seed == 2))]
     d = paired(t).iloc[0]
     assert d.seeds == 2 and np.isclose(d.difference, -.1)
@@ -263,6 +263,12 @@ def test_one_seed_has_no_interval_and_still_a_report_line():
     from granularity_nb.study.report import findings
     t = _table({('direct','direct'): [.3], ('x','readout'): [.2]})
     assert np.isnan(summary(t).half).all() and 'only seed' in findings(t)[0]
+
+
+def test_equal_differences_are_not_called_certain():
+    from granularity_nb.study.report import findings
+    t = _table({('direct','direct'): [.3,.2], ('x','readout'): [.2,.1]})
+    assert np.isnan(paired(t).p).all() and 'no test' in findings(t)[0]
 
 
 def test_a_lucky_best_of_many_is_not_called_a_difference():

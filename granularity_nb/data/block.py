@@ -5,14 +5,12 @@
 # %% auto #0
 __all__ = ['RowImage', 'RowLabel', 'GatherDL', 'RandomShift', 'augmentation', 'datablock', 'dataloaders', 'relabel']
 
-# %% ../../nbs/data/05_block.ipynb #ea841b28
+# %% ../../nbs/data/05_block.ipynb #9204f7d5
 import numpy as np, torch
 from fastai.data.all import (DataBlock, DataLoaders, Datasets, Transform, IntToFloatTensor, Normalize, TfmdDL, TransformBlock,
                              Category, MultiCategory, TensorCategory, TensorMultiCategory, IndexSplitter, BCEWithLogitsLossFlat,
                              CrossEntropyLossFlat, chunked)
 from fastai.torch_core import TensorImage, TensorImageBW
-from fastai.vision.augment import RandTransform
-import fastai.vision.data # show_batch draws a grid of images only once this has been imported
 from .source import Source, SourceError
 from ..labels.hierarchy import LabelMap
 
@@ -56,13 +54,17 @@ class RowLabel(Transform):
         y = torch.from_numpy(np.asarray(self.label_map.encode(self.leaf[rows])))
         return TensorMultiCategory(y.float()) if self.multi else TensorCategory(y.long())
 
-# %% ../../nbs/data/05_block.ipynb #e0dd78c8
+# %% ../../nbs/data/05_block.ipynb #78cc10dc
 def _gatherers(dataset):
     "The `RowImage` and `RowLabel` of a fastai `Datasets`."
     return [f for tl in getattr(dataset, 'tls', []) for f in tl.tfms.fs if hasattr(f, 'gather')]
 
 class GatherDL(TfmdDL):
     "A `TfmdDL` over row numbers that gathers a batch in one go instead of collating items."
+    def show_batch(self, *args, **kwargs):
+        import fastai.vision.data # draws a grid of images; only here, since workers of a study that show nothing should stay small
+        return super().show_batch(*args, **kwargs)
+
     def create_batches(self, samps):
         fs,items = _gatherers(self.dataset),list(getattr(self.dataset, 'items', []))
         own = [f.name for p in (self.after_item, self.before_batch) for f in getattr(p, 'fs', []) if f.name not in ('noop','ToTensor')]
@@ -71,13 +73,13 @@ class GatherDL(TfmdDL):
             rows = np.asarray(items, dtype=np.int64)
             for b in chunked(samps, self.bs, self.drop_last): yield tuple(f.gather(rows[list(b)]) for f in fs)
 
-# %% ../../nbs/data/05_block.ipynb #19c4eee2
-class RandomShift(RandTransform):
+# %% ../../nbs/data/05_block.ipynb #447a41b5
+class RandomShift(Transform):
     "Shift each image of a training batch by up to `pixels` in both directions, repeating the border."
     split_idx,order = 0,5
     def __init__(self,
                  pixels:int=2): # largest shift, in pixels
-        super().__init__(p=1.)
+        super().__init__()
         self.pixels = pixels
 
     def encodes(self, x:TensorImage):

@@ -36,7 +36,7 @@ def summary(results # a study's table, see `collect`
         rows.append(dict(zip(_keys, k)) | dict(n_classes=g.n_classes.mean(), error=m, half=h, sd=g.error.std(ddof=1), low=g.error.min(), high=g.error.max(), seeds=len(g), images=int(g.n.iloc[0])))
     return pd.DataFrame(rows)
 
-# %% ../../nbs/study/03_report.ipynb #95138e6b
+# %% ../../nbs/study/03_report.ipynb #82e5b1cf
 def _holm(p):
     p = np.asarray(p, float)
     out,ok = np.full(len(p), np.nan),np.flatnonzero(~np.isnan(p))
@@ -48,7 +48,7 @@ def _holm(p):
 
 def _p_value(d):
     from scipy.stats import ttest_1samp
-    return float(ttest_1samp(d, 0).pvalue) if len(d) > 1 and np.ptp(d) > 0 else float('nan')
+    return float(ttest_1samp(d, 0).pvalue) if len(d) > 1 and np.ptp(d) > 1e-9 else float('nan') # equal differences say nothing about their spread
 
 # %% ../../nbs/study/03_report.ipynb #c6346bb9
 def paired(results,            # a study's table
@@ -161,10 +161,11 @@ def figure(results, # a study's table
     fig.legend(h, l, loc='outside lower center', ncols=min(len(l), 4), frameon=False, fontsize=9)
     return fig
 
-# %% ../../nbs/study/03_report.ipynb #4fa73f19
+# %% ../../nbs/study/03_report.ipynb #70bc6aac
 def _verdict(d, seeds):
     how = 'lower than' if d.difference < 0 else 'higher than'
     if seeds < 2: return f"{abs(100*d.difference):.1f} points {how} direct training in the only seed (no interval)"
+    if np.isnan(d.p_holm): return f"difference to direct training {100*d.difference:+.1f} points in each of {seeds} seeds: their spread is unknown, so no test".replace('-', '−')
     if not d.p_holm < .05: return f"difference to direct training {100*d.difference:+.1f} ± {100*d.half:.1f} points: no difference shown with {seeds} seeds (p = {d.p_holm:.2g})".replace('-', '−')
     return f"{abs(100*d.difference):.1f} ± {100*d.half:.1f} points {how} direct training (paired over {seeds} seeds, p = {d.p_holm:.2g})"
 

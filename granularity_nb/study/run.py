@@ -102,7 +102,7 @@ def _transfer_step(plan, run, folder, source, how):
     with whole_file(d/'predictions.npz') as f: np.savez_compressed(f, **arrays)
     write_whole(d/'result.json', json.dumps(_rows(run, how, ps)))
 
-# %% ../../nbs/study/02_run.ipynb #a836fcc4
+# %% ../../nbs/study/02_run.ipynb #63385cd1
 def execute(plan:Plan, # the grid
             run:Run,   # one of its runs
             folder,    # of the study
@@ -110,10 +110,12 @@ def execute(plan:Plan, # the grid
     "Do what is missing of one run."
     if all((_transfer_dir(folder, run, how)/'result.json').exists() for how in run.transfers): return
     import torch
+    from threadpoolctl import threadpool_limits
     if torch.get_num_threads() != plan.threads: torch.set_num_threads(plan.threads)
-    source = _source(json.dumps(plan.to_dict()), run.seed)
-    _pretrain_step(plan, run, folder, source)
-    for how in run.transfers: _transfer_step(plan, run, folder, source, how)
+    with threadpool_limits(plan.threads): # scikit-learn's probe too
+        source = _source(json.dumps(plan.to_dict()), run.seed)
+        _pretrain_step(plan, run, folder, source)
+        for how in run.transfers: _transfer_step(plan, run, folder, source, how)
 
 # %% ../../nbs/study/02_run.ipynb #512bc0b7
 def _lines(path):
@@ -152,13 +154,23 @@ def _environment(**new):
     finally:
         for k,v in old.items(): os.environ.pop(k, None) if v is None else os.environ.update({k: v})
 
-# %% ../../nbs/study/02_run.ipynb #7ae1744e
+# %% ../../nbs/study/02_run.ipynb #4b83d5d0
+_preload = ['granularity_nb.training.transfer', 'granularity_nb.training.evaluate', 'sklearn.linear_model', 'torch._dynamo'] # the last: an optimiser's first step would
+
+def _context():
+    "How workers start: on Linux forked from a small server that has loaded torch once, which saves memory and seconds; elsewhere spawned."
+    if not sys.platform.startswith('linux'): return mp.get_context('spawn')
+    context = mp.get_context('forkserver')
+    context.set_forkserver_preload(_preload)
+    return context
+
+# %% ../../nbs/study/02_run.ipynb #bebd5d57
 def _outcomes(plan, rs, folder, workers):
     "Run everything, yielding `None` every half second and `(run, exception or None)` for each run that ends."
     from granularity_nb.study.run import _start_worker, execute_all # by module, so that a spawned worker finds them from a notebook too
     threads = str(plan.threads)
     with _environment(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads, PYTHONWARNINGS='ignore'):
-        pool,jobs = ProcessPoolExecutor(workers, mp_context=mp.get_context('spawn'), initializer=_start_worker, initargs=(source_module(plan.data),)),{}
+        pool,jobs = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker, initargs=(source_module(plan.data),)),{}
         try:
             for i in dict.fromkeys(r.id for r in rs): # two recipes may differ in their transfer alone: one job, lest two processes pretrain the same
                 same = [r for r in rs if r.id == i]
