@@ -56,7 +56,8 @@ def side_by_side(n):
     h = Hierarchy.from_edges(edges)
     print(f'\n{h}\n{"":58} {"ours":>11} {"plain":>11} {"ratio":>9}')
     for k in 1,3,6:
-        a,m = clock(lambda: h.level(k), 3)
+        # a hierarchy remembers its last climb, so each repeat gets a new one, built outside the clock
+        a,m = min((clock(lambda new=Hierarchy.from_edges(edges): new.level(k)) for _ in range(3)), key=lambda o: o[0])
         b,want = clock(lambda: walk(parents, h.leaves, k))
         assert all(({m[o]} if isinstance(m[o], str) else set(m[o]))==want[o] for o in h.leaves)
         line(f'level {k}, all paths: {m.n_classes:,} classes', a, b)
