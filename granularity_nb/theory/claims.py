@@ -609,28 +609,28 @@ def explore(seeds=range(3), # networks of each kind
 # %% ../../nbs/theory/04_claims.ipynb #65891fff
 def sweeps()->dict:
     "The sweeps that are stored: name → (function, its arguments)."
-    s3,s5,s10,k16 = range(3),range(5),range(10),MultiView(k=16, s_dagger=2)
+    s10,k16 = range(10),MultiView(k=16, s_dagger=2)
     noisy = MultiView(k=4, sigma=1/math.sqrt(128))
     return {
         'coarse': (coarse_errors, dict(seeds=range(20), lrs=(.003,.01,.03,.1), stops=(.03,.1,.01,.003))),
         'mechanism-coarse': (mechanism, dict(seeds=range(20))),
         'phase-wrong': (phase_wrong, dict(seeds=s10)),
-        'phase-wrong-fine': (phase_wrong, dict(ks=(2,4,8), wrong=((3,.5),(12,.5),(12,1.),(24,1.)), labels='fine', lr=.03, seeds=s5)),
+        'phase-wrong-fine': (phase_wrong, dict(ks=(2,4,8), wrong=((3,.5),(12,.5),(12,1.),(24,1.)), labels='fine', lr=.03, seeds=s10)),
         'fine': (fine_errors, dict(seeds=s10, lrs=(.01,.03,.1), stops=(.1,.03), lr=.1, n=2048)),
         'breaks-coarse': (what_breaks, dict(seeds=s10, shares=(.02,.05,.1), labels=('coarse',))),
         'transfers': (transfers, dict(seeds=s10, steps=100)),
-        'granularities': (granularities, dict(seeds=s3, n=512)),
-        'samples': (samples_needed, dict(ks=(2,4,8,16,32), seeds=s5, lrs=(.03,.1), n=256)),
+        'granularities': (granularities, dict(seeds=s10, n=512)),
+        'samples': (samples_needed, dict(ks=(2,4,8,16,32), seeds=s10, lrs=(.03,.1), n=256)),
         'k16': (separation, dict(mv=k16, seeds=s10, lr=.1, n=1024)),
         'mechanism-fine': (mechanism, dict(ks=(2,4,8,16), labels='fine', lr=.1, seeds=s10)),
-        'budget': (fixed_budget, dict(seeds=s5, lrs=(.1,), n=256)),
+        'budget': (fixed_budget, dict(seeds=s10, lrs=(.1,), n=256)),
         'budget-k': (budget_over_k, dict(seeds=s10, samples=(128,), lrs=(.03,.1), n=256)),
-        'phase-share': (phase_share, dict(seeds=s3, shares=(0.,.02,.05,.1,.2), n=256)),
-        'theorem': (theorem, dict(seeds=s3, lucky=1., lr=.03, n=256)),
-        'theorem-coarse': (theorem, dict(d=512, seeds=s3, lucky=1., lr=.03, n=256, labels=('coarse',))),
-        'over-d': (over_d, dict(ds=(128,1024,4096), seeds=s3, lr=.1, n=256)),
-        'finite': (finite_set, dict(size=64, parts=(0,1,None), seeds=s5)),
-        'finite-noisy': (finite_set, dict(mv=noisy, size=64, parts=(0,1,None), seeds=s5)),
+        'phase-share': (phase_share, dict(seeds=s10, shares=(0.,.02,.05,.1,.2), n=256)),
+        'theorem': (theorem, dict(seeds=s10, lucky=1., lr=.03, n=256)),
+        'theorem-coarse': (theorem, dict(d=512, seeds=s10, lucky=1., lr=.03, n=256, labels=('coarse',))),
+        'over-d': (over_d, dict(ds=(128,1024,4096), seeds=s10, lr=.1, n=256)),
+        'finite': (finite_set, dict(size=64, parts=(0,1,None), seeds=s10)),
+        'finite-noisy': (finite_set, dict(mv=noisy, size=64, parts=(0,1,None), seeds=s10)),
     }
 
 # %% ../../nbs/theory/04_claims.ipynb #15361147
