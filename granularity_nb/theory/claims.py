@@ -10,10 +10,11 @@ __all__ = ['ClaimTable', 'stats', 'measure', 'separation', 'as_text', 'plot_sepa
            'lucky_net', 'theorem', 'over_d', 'explore', 'sweeps', 'made', 'save', 'full']
 
 # %% ../../nbs/theory/04_claims.ipynb #203fb695
-import json, math, platform, subprocess, sys, time
+import json, math, platform, time
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
+from ..provenance import origin
 from .multiview import MultiView, Stream, TheoryError
 from .network import PatchNet, new_net, paper_bias, paper_decay
 from .training import Labels, NetRun, _gather, _train, hidden_features, finetune, probe_net, named_labels, pretrain_net, readout
@@ -638,15 +639,9 @@ def made(call,         # the Python expression that was computed
          seconds,      # wall time it took, s
          command=None, # how it was started; None: the command line of this process
         )->dict:
-    "What made a result: the call, its wall time, the command, commit, machine and versions."
-    def git(*args): return subprocess.run(['git','-C',str(Path(__file__).parent),*args], capture_output=True, text=True, timeout=10)
-    try:
-        head = git('rev-parse', 'HEAD')
-        commit = head.stdout.strip()+(' (with uncommitted changes)' if git('status', '--porcelain', '--untracked-files=no', '--', '.').stdout.strip() else '') if head.returncode==0 else None
-    except (OSError,subprocess.TimeoutExpired): commit = None
-    return dict(call=call, seconds=round(seconds, 1), command=command or ' '.join(Path(o).name if i==0 else o for i,o in enumerate(sys.argv)), commit=commit,
-                device=f'cpu ({platform.machine()}, {torch.get_num_threads()} threads)', system=f'{platform.system()} {platform.machine()}', python=platform.python_version(),
-                versions=dict(torch=torch.__version__.split('+')[0], numpy=np.__version__))
+    "What made a result: the call, its wall time, and what `origin` says: the command, commit, machine and versions."
+    here = Path(__file__).parent if '__file__' in globals() else None # this section decides the result, alone
+    return dict(call=call, seconds=round(seconds, 1)) | origin(f'cpu ({platform.machine()}, {torch.get_num_threads()} threads)', ('torch','numpy'), command, here)
 
 def save(rows,         # a table
          path,         # the JSON file to write
