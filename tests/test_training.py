@@ -1,14 +1,14 @@
 "Backbones, checkpoints, pretraining and the four transfers, on images that are easy to learn."
-import json
-from dataclasses import asdict
+import json, warnings
+from dataclasses import asdict, replace
 import numpy as np, pytest, torch
 from granularity_nb.data.source import Source, Split
 from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
 from granularity_nb.training.backbone import BackboneError, Checkpoint, Classifier, create_backbone, load_checkpoint, save_checkpoint
 from granularity_nb.training.evaluate import evaluate
 from granularity_nb.training.pretrain import pretrain
-from granularity_nb.training.recipe import Recipe, TrainingError, transfer_names
-from granularity_nb.training.transfer import transfer
+from granularity_nb.training.recipe import DivergenceError, Recipe, TrainingError, transfer_names
+from granularity_nb.training.transfer import transfer, tune
 
 recipe = Recipe(epochs=4, bs=32, lr=.05)
 
@@ -106,6 +106,72 @@ def test_image_classes_of_another_draw_are_refused():
 def test_diverging_training_fails_loudly(bars, tmp_path):
     with pytest.raises(TrainingError, match='lower lr'): pretrain(bars, bars.target, tmp_path, Recipe(epochs=1, lr=1e12), progress=False)
     assert not (tmp_path/'checkpoint.json').exists()
+
+
+
+short = replace(recipe, epochs=1)
+
+def same_weights(a, b): return all(torch.equal(x, y) for x,y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize('how', ['finetune','marginal'])
+def test_tuning_picks_what_a_loop_picks(bars, fine, how):
+    lrs = (.03, .001, .1)
+    model,tried = tune(fine, bars, how=how, recipe=short, lrs=lrs, seed=3)
+    loop = []
+    for lr in lrs:
+        m = transfer(fine, bars, how=how, recipe=replace(short, lr=lr), seed=3, progress=False)
+        p = evaluate(m, bars, bars.target, 'valid')
+        loop.append((p.error, p.nll, lr, m))
+    assert tried == [dict(lr=lr, error=e, nll=nll, n=64) for e,nll,lr,_ in loop] == json.loads(json.dumps(tried))
+    assert same_weights(model, sorted(loop, key=lambda o: o[:3])[0][3]) and len({e for e,*_ in loop}|{o[1] for o in loop}) > 1
+
+
+def test_ties_go_to_the_lower_loss_then_to_the_smaller_rate(bars, fine, monkeypatch):
+    import granularity_nb.training.transfer as module
+    score = {.3: (.5, 1.), .1: (.5, .9), .2: (.5, .9), 1.: (.6, .1)}
+    class P: pass
+    def transferred(ckpt, source, target, how, recipe, **kw): return recipe.lr
+    def judged(model, *args, **kw):
+        p = P()
+        p.error,p.nll = score[model]
+        return p
+    monkeypatch.setattr(module, 'transfer', transferred)
+    monkeypatch.setattr(module, 'evaluate', judged)
+    for order in (list(score), list(score)[::-1]): assert tune(fine, bars, lrs=order)[0] == .1
+
+
+def test_tuning_goes_on_after_a_divergence(bars, fine, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error') # the best of two is no end of a search
+        model,tried = tune(fine, bars, recipe=short, lrs=(1e12, .05), log=tmp_path/'metrics.csv')
+    assert tried[0] == dict(lr=1e12, error=None, nll=None, n=64) and tried[1]['error'] is not None
+    assert evaluate(model, bars, bars.target, 'valid').error == tried[1]['error']
+    assert {o.name for o in tmp_path.iterdir()} == {'metrics-lr1000000000000.0.csv', 'metrics-lr0.05.csv'}
+    with pytest.raises(DivergenceError, match='try smaller ones'): tune(fine, bars, recipe=short, lrs=(1e12, 1e13))
+
+
+def test_the_end_of_the_learning_rates_is_told(bars, fine):
+    with pytest.warns(UserWarning, match='0.0003, is at the end'): tune(fine, bars, recipe=short, lrs=(1e-6, 1e-5, 3e-4))
+
+
+def test_other_failures_are_not_taken_for_divergence(bars, fine):
+    with pytest.raises(TrainingError, match='hxe') as e: tune(fine, bars, recipe=replace(short, objective='hxe:x'))
+    assert not isinstance(e.value, DivergenceError)
+
+
+@pytest.mark.parametrize('bad,word', [(dict(lrs=()), 'no learning rate'), (dict(lrs=(.1, .1)), 'twice'), (dict(lrs=(.1, 0)), 'positive'), (dict(lrs=(.1, -1)), 'positive'),
+                                      (dict(lrs=(float('nan'),)), 'positive'), (dict(how='readout'), 'readout'), (dict(how='probe'), 'probe'), (dict(how='direct'), 'direct'),
+                                      (dict(valid='dev'), "no split 'dev'")], ids=str)
+def test_tuning_refuses(bars, fine, bad, word):
+    with pytest.raises(TrainingError, match=word): tune(fine, bars, recipe=short, **bad)
+
+
+def test_tuning_needs_validation_images(bars, fine):
+    none = Source('bars', bars.hierarchy, bars.splits | dict(valid=Split(np.zeros((0, 16, 16), np.uint8), np.zeros(0, int))), bars.target)
+    with pytest.raises(TrainingError, match='no images'): tune(fine, none, recipe=short)
+    h = Hierarchy.from_edges([('left','vertical'), ('right','vertical'), ('bottom','horizontal'), ('top','horizontal'), ('left','side'), ('top','side')])
+    with pytest.raises(TrainingError, match='several classes'): tune(fine, bars, h.level(1, paths='all'), recipe=short)
 
 
 @pytest.mark.parametrize('name', ['small', 'timm:resnet10t', 'timm:mobilenetv3_small_050.lamb_in1k', 'torchvision:shufflenet_v2_x0_5', 'torchvision:googlenet'])

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['learner', 'fit', 'new_classifier', 'pretrain']
 
-# %% ../../nbs/training/02_pretrain.ipynb #8aac4881
+# %% ../../nbs/training/02_pretrain.ipynb #2e5ec3c4
 import math, os, random
 from contextlib import contextmanager, nullcontext as _same
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-import numpy as np, torch
+import torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 from fastai.metrics import error_rate
@@ -23,7 +23,7 @@ from .backbone import Checkpoint, Classifier, create_backbone, save_checkpoint, 
 from .callbacks import decay_groups, fit_schedule, loss_function, optimizer, recipe_callbacks
 from .longrun import CSVLog, Guard, TrainingState, loggers, memory_advice
 from .objectives import Levels
-from .recipe import Recipe, TrainingError
+from .recipe import DivergenceError, Recipe, TrainingError
 
 # %% ../../nbs/training/02_pretrain.ipynb #c1b9de51
 class _NoValidation(Callback):
@@ -59,7 +59,7 @@ def _several_processes(learn, recipe):
 def _quiet(learn, progress):
     with learn.no_bar() if not progress else _same(), learn.no_logging() if not progress else _same(): yield
 
-# %% ../../nbs/training/02_pretrain.ipynb #ff7faf15
+# %% ../../nbs/training/02_pretrain.ipynb #ce8205e2
 def fit(model,              # module: images → logits (or log-probabilities) over `dls.vocab`
         dls,                # from `dataloaders`
         recipe:Recipe,      # how
@@ -71,15 +71,15 @@ def fit(model,              # module: images → logits (or log-probabilities) o
         splitter=None,      # model → groups of parameters; one group if None
         factors=None,       # factor of the learning rate for each group of `splitter`
        )->Learner:          # the fitted Learner
-    "Train as the recipe says; raises `TrainingError` if the loss does not stay finite or memory runs out."
+    "Train as the recipe says; raises `DivergenceError` if the loss does not stay finite, `TrainingError` if memory runs out."
     learn = learner(model, dls, recipe, log, cbs, loss_func, splitter)
     set_seed(seed, reproducible=True)
     if rank_distrib(): torch.manual_seed(seed+1_000_003*rank_distrib()) # processes do not all draw the same augmentations
     dls.train.rng = random.Random(seed)
     with _quiet(learn, progress), memory_advice(learn, recipe), _several_processes(learn, recipe): fit_schedule(learn, recipe, factors)
-    if learn.guard.error: raise TrainingError(learn.guard.error)
+    if learn.guard.error: raise DivergenceError(learn.guard.error)
     loss = float(learn.recorder.losses[-1])
-    if not math.isfinite(loss): raise TrainingError(f"the loss became {loss}: lower lr (now {recipe.lr}) or raise bs (now {recipe.bs})")
+    if not math.isfinite(loss): raise DivergenceError(f"the loss became {loss}: lower lr (now {recipe.lr}) or raise bs (now {recipe.bs})")
     return learn
 
 # %% ../../nbs/training/02_pretrain.ipynb #e603e3aa
