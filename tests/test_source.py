@@ -1,9 +1,9 @@
 "Contracts and faults of `Split`, `Source` and the registry."
 import subprocess, sys
 import numpy as np, pytest
-from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
+from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 from granularity_nb.data import source as source_module
-from granularity_nb.data.source import Files, Rows, Source, SourceError, Split, register, source_names, stratified_order
+from granularity_nb.data.source import Files, Rows, Source, SourceError, Split, identity_args, register, source_arguments, source_names, stratified_order
 from hypothesis import given, strategies as st
 
 pets = Hierarchy.from_paths({'poodle': ['animal','dog'], 'beagle': ['animal','dog'],
@@ -63,6 +63,22 @@ def test_image_level_maps():
     assert on_images.leaves == m.leaves
     assert [on_images[i] for i in on_images.leaves] == ['dog','cat','dog','cat','cat']
 
+def test_the_target_for_a_label_map_speaks_of_what_that_speaks_of():
+    s = make()
+    breed,items = s.level('breed'),LabelMap.identity(s.ids('train'))
+    assert s.target_for(breed) is s.target and s.target_for(s.level('species'), breed) is breed
+    for target in (s.target, breed):
+        got = s.target_for(items, target)
+        assert got.leaves == s.ids('train') and [got[i] for i in got.leaves] == [target[s.hierarchy.leaves[o]] for o in s.split('train').leaf]
+        assert items.refines(got)
+    assert s.target_for(items) == s.target_for(items, s.target) and s.target_for(s.target.after(s.leaf_map('train'))).leaves == items.leaves
+
+def test_the_target_for_a_map_of_another_source_is_refused():
+    s = make()
+    for other in (LabelMap.identity(make([0]*4).ids('train')), LabelMap(['wolf'], ['dog'], [0])):
+        with pytest.raises(SourceError, match="neither of the 4 leaf labels of 'pets' nor of its 5 training images"): s.target_for(other)
+    with pytest.raises(HierarchyError, match='is not a leaf of'): s.target_for(LabelMap.identity(s.ids('train')), LabelMap(['wolf'], ['dog'], [0]))
+
 def test_ids_sort_as_they_count():
     n = 1_000_003
     s = make(splits=dict(train=Split(lambda: images(n), np.zeros(n, np.int32))))
@@ -102,6 +118,14 @@ def test_registry(registry):
 def test_a_maker_may_take_anything(registry):
     register('free')(lambda **kw: make(args=kw))
     assert Source.open('free', colour='red').args == dict(colour='red')
+
+def test_identity_leaves_out_the_place_alone():
+    "As a plan's digest does: these four, which data sets do take, and nothing else."
+    takes = {o for name in ('folder','table','tiny-imagenet','imagenet1k','imagenet21k','inat21','cifar100','glyphs') for o in source_arguments(name)}
+    place = takes-set(identity_args(dict.fromkeys(takes, 1)))
+    assert place == {'root','cache','download','strict'} and identity_args({}) == {}
+    args = dict(size=8, root='x', steps=[['subsample', dict(n=2)]])
+    assert identity_args(args) == dict(size=8, steps=[['subsample', dict(n=2)]]) and 'root' in args
 
 def test_labels_cost_no_torch_and_no_rendering():
     code = ("import sys; from granularity_nb.data.source import Source; s = Source.open('glyphs', n_train=50);"

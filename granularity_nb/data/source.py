@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SourceError', 'Rows', 'Files', 'Split', 'Source', 'register', 'source_module', 'source_names', 'source_arguments',
-           'stratified_order']
+           'identity_args', 'stratified_order']
 
 # %% ../../nbs/data/01_source.ipynb #a165bb58
 import difflib, hashlib, importlib, inspect, json, operator, os
@@ -398,6 +398,20 @@ def leaf_map(self:Source,
     "The map from the images of a split to the leaves they show."
     return LabelMap(self.ids(split), self.hierarchy.leaves, self.split(split).leaf)
 
+# %% ../../nbs/data/01_source.ipynb #4fede0dc
+@patch
+def target_for(self:Source,
+    label_map:LabelMap,        # over the leaf labels, or over the images of 'train' as `leaf_map` names them
+    target:LabelMap|None=None, # over the leaf labels; the source's own if None
+)->LabelMap:                   # over the leaves of `label_map`
+    "`target` over the same leaves as `label_map`, which may speak of training images instead of leaf labels."
+    target = self.target if target is None else target
+    if label_map.leaves == target.leaves: return target
+    images = self.leaf_map('train')
+    if label_map.leaves != images.leaves: raise SourceError(f'label map {label_map.name!r} speaks neither of the {len(target)} leaf labels of {self.name!r} nor of its '
+        f"{len(images)} training images, but of {len(label_map)} others: make it from this source's hierarchy or `leaf_map`")
+    return target.after(images)
+
 # %% ../../nbs/data/01_source.ipynb #2473df02
 _built_in = {'glyphs': 'granularity_nb.data.glyphs'} # name → module that registers it
 _built_in |= dict.fromkeys(('tiny-imagenet','imagenet1k','imagenet21k','cifar100','inat21','folder','table'), 'granularity_nb.data.images')
@@ -467,6 +481,15 @@ def open(cls:Source,
     source = maker(**args)
     for o in steps: source = _take_step(source, o)
     return source
+
+# %% ../../nbs/data/01_source.ipynb #e25cc749
+_place_args = frozenset(('root','cache','download','strict')) # of `Source.open`: where images lie, and how they come there
+
+def identity_args(
+    args:dict, # of `Source.open`
+)->dict:       # those of them that say what the data are
+    "Arguments without those that say only where the data lie: two data sets that differ in nothing else are the same."
+    return {k: o for k,o in args.items() if k not in _place_args}
 
 # %% ../../nbs/data/01_source.ipynb #719246e3
 def _as_map(source, level):
