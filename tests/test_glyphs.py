@@ -233,7 +233,7 @@ def test_what_is_switched_on_shows(kw):
     (dict(n_train=-1), 'n_train must be a whole number'), (dict(n_test=1.5), 'n_test'), (dict(n_valid=True), 'n_valid'),
     (dict(seed='one'), "seed must be.*'one'"), (dict(seed=2**32), 'seed'), (dict(test_seed=-1), 'test_seed'),
     (dict(max_chars=0), 'max_chars'), (dict(scripts=['Klingon']), "'Klingon'.*Tifinagh"), (dict(scripts=[]), 'at least one'),
-    (dict(faces=['Comic Sans']), "'Comic Sans'.*STIXGeneral"), (dict(scripts=['Lao'], faces=['STIXGeneral']), 'has Lao'),
+    (dict(faces=['Comic Sans']), "'Comic Sans'.*serif.*STIXGeneral"), (dict(faces=[]), 'at least one'), (dict(scripts=['Lao'], faces=['STIXGeneral']), 'has Lao'),
     (dict(difficulty='hard'), "'hard'.*'easy'"), (dict(shifted='hard'), "'hard'"), (dict(difficulty=3), 'not 3'),
     (dict(difficulty=dict(nois=1)), "'nois'.*noise"), (dict(difficulty=dict(noise=(.2,.1))), 'noise'),
     (dict(difficulty=dict(noise=.1)), 'two numbers'), (dict(difficulty=dict(clutter=1.5)), 'whole number'),
@@ -256,3 +256,20 @@ def test_faces_and_scripts_narrow_the_set():
     assert {o.split(' | ')[1] for o in s.hierarchy.leaves} == {'STIXGeneral','STIXGeneral Bold'}
     one = Source.open('glyphs', n_train=30, scripts=["N'Ko"])
     assert one.target.n_classes == 1 and one.split('train').images.shape == (30,32,32)
+
+def test_families_stand_for_their_faces():
+    "A family is a short name: the stored identity of a data set is that of its faces, in their one order."
+    small = dict(n_train=40, n_valid=0, n_test=40)
+    one = Source.open('glyphs', faces='serif', **small)
+    assert one.args == Source.open('glyphs', faces=['DejaVu Serif Italic', 'DejaVu Serif'], **small).args
+    assert one.args['faces'] == ['DejaVu Serif', 'DejaVu Serif Italic']
+    assert Source.open('glyphs', **small).args == Source.open('glyphs', faces=[*G.FAMILIES], **small).args
+    assert sorted(f for fs in G.FAMILIES.values() for f in fs) == sorted(G.FACES) # each face in one family
+    assert Source.open('glyphs', faces=['mono','STIXGeneral'], **small).args['faces'] == ['DejaVu Sans Mono', 'DejaVu Sans Mono Oblique', 'STIXGeneral']
+
+def test_two_families_share_characters_and_no_font():
+    five = dict(scripts=['Latin','Greek','Cyrillic','Armenian','Georgian'], max_chars=32, n_train=900, n_valid=0, n_test=900)
+    a,b = (Source.open('glyphs', faces=f, **five) for f in (['sans','mono'], 'serif'))
+    assert a.target.vocab == b.target.vocab and a.level('character').vocab == b.level('character').vocab and a.level('character').n_classes == 160
+    fonts = [{s.hierarchy.leaves[i].split(' | ')[1] for k in s.splits for i in s.split(k).leaf} for s in (a,b)]
+    assert [len(o) for o in fonts] == [8, 4] and not fonts[0] & fonts[1]
