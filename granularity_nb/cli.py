@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['parser', 'main']
 
-# %% ../nbs/cli.ipynb #9c003ccd
-import argparse, json, os, sys, time
+# %% ../nbs/cli.ipynb #b972874b
+import argparse, json, sys, time
 from pathlib import Path
 
-# %% ../nbs/cli.ipynb #5ecad188
+# %% ../nbs/cli.ipynb #ee411f01
 def _ints(text):
     "Comma-separated whole numbers: '0,1,2', or '3' for the one seed 3."
     try: values = [int(o) for o in text.split(',')]
@@ -28,9 +28,15 @@ def _setting(text):
     try: return k.strip(), json.loads(v)
     except ValueError: return k.strip(), v
 
+def _rates(text):
+    "Comma-separated numbers, as for both parts of a plan's `lrs`."
+    try: values = [float(o) for o in text.split(',')]
+    except ValueError: raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers like 0.1,0.3,1") from None
+    return dict(transfer=values, direct=values)
+
 def _texts(text): return tuple(o.strip() for o in text.split(',') if o.strip())
 
-# %% ../nbs/cli.ipynb #0e095e0b
+# %% ../nbs/cli.ipynb #0976b288
 class _Parser(argparse.ArgumentParser):
     "An argument parser whose errors are one line."
     def error(self, message): self.exit(2, f"{self.prog}: {message}\n")
@@ -47,6 +53,9 @@ def _add_study(sub):
     _add_data(p)
     p.add_argument('--preset', default='quick', help="size of the study: quick (minutes), full (hours), tune (default: quick)")
     p.add_argument('--out', type=Path, help='folder for everything that is written (default: studies/DATA-PRESET)')
+    p.add_argument('--to', help='another data set to transfer to and to test on, such as digits')
+    p.add_argument('--to-set', type=_setting, action='append', default=[], metavar='NAME=VALUE', help='argument of that data set, such as n_train=500; may be repeated')
+    p.add_argument('--lrs', type=_rates, metavar='A,B,…', help='learning rates to try for every arm, the direct baseline too; the best on the validation images is kept')
     p.add_argument('--levels', type=_texts, metavar='A,B,…', help="label maps to pretrain on instead of the preset's, see 'granularity levels'")
     p.add_argument('--transfers', type=_texts, metavar='A,B,…', help="some of readout,probe,finetune,marginal instead of the preset's")
     p.add_argument('--seeds', type=_ints, metavar='0,1,…', help="seeds instead of the preset's")
@@ -86,15 +95,15 @@ def parser()->argparse.ArgumentParser:
     _add_theory(sub)
     return p
 
-# %% ../nbs/cli.ipynb #fc9369b1
+# %% ../nbs/cli.ipynb #a9893f1b
 def _plan(args):
     from dataclasses import replace
-    from granularity_nb.data.source import Source
     from granularity_nb.study.plan import StudyError, checked, preset
     from granularity_nb.data.source import source_arguments, source_names
-    if args.data not in source_names(): raise StudyError(f"unknown data set {args.data!r}; there are: {', '.join(source_names())}")
+    for o in (args.data, args.to):
+        if o is not None and o not in source_names(): raise StudyError(f"unknown data set {o!r}; there are: {', '.join(source_names())}")
     plan = preset(args.data, args.preset, _data_args(args))
-    given = dict(maps=args.levels, transfers=args.transfers, seeds=args.seeds, device=args.device)
+    given = dict(maps=args.levels, transfers=args.transfers, seeds=args.seeds, device=args.device, lrs=args.lrs, to=args.to, to_args=dict(args.to_set) or None)
     plan = replace(plan, **{k: v for k,v in given.items() if v is not None})
     if args.images: plan = replace(plan, data_args=plan.data_args | (dict(n_train=args.images) if 'n_train' in source_arguments(args.data) else dict(steps=[['subsample', dict(n=args.images)]])))
     return checked(plan)
@@ -106,7 +115,7 @@ def _check_device(device):
     try: torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as e: raise StudyError(f"device {device!r} cannot be used ({str(e).splitlines()[0]}); try --device cpu") from None
 
-# %% ../nbs/cli.ipynb #00091cd9
+# %% ../nbs/cli.ipynb #82fa3981
 def _study(args):
     from granularity_nb.study.plan import StudyError
     from granularity_nb.study.report import error_table, findings, report
@@ -118,7 +127,7 @@ def _study(args):
           f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)} → {out}", flush=True)
     start = time.time()
     try: run(plan, out, workers=args.workers, resume=args.resume)
-    except StudyError as e:
+    except StudyError:
         if (out/'results.parquet').exists() and len(collect(out)): print(f'what is done is reported in {report(out)}', flush=True)
         raise
     path,results = report(out),collect(out)
@@ -128,7 +137,7 @@ def _study(args):
     print('\n'+'\n'.join(findings(results)))
     print(f"\n{(time.time()-start)/60:.1f} minutes. The report with the curve: {path}")
 
-# %% ../nbs/cli.ipynb #81a66d14
+# %% ../nbs/cli.ipynb #a388f162
 def _report(args):
     from granularity_nb.study.report import report
     print(report(args.folder))
@@ -143,7 +152,7 @@ def _levels(args):
         n = n[n > 0]
         rows.append({'level': name, 'classes': len(n), 'images a class (min, median, max)': f'{n.min()}, {np.median(n):.0f}, {n.max()}', 'refines the target': 'yes' if m.refines(source.target) else 'no'})
     rows.insert(0, {'level': 'image', 'classes': len(leaf), 'images a class (min, median, max)': '1, 1, 1', 'refines the target': 'yes'})
-    print(f"{source!r}\n\n{pd.DataFrame(rows).to_string(index=False)}\n\nAlso: level:K, depth:D, and the controls random-groups:LEVEL, random-splits:LEVEL")
+    print(f"{source!r}\n\n{pd.DataFrame(rows).to_string(index=False)}\n\nAlso: level:K, depth:D, and the controls random-groups:LEVEL, random-groups-across:LEVEL, random-splits:LEVEL, kmeans-within:LEVEL, kmeans-across:LEVEL (splits and clusters also take a number)")
 
 # %% ../nbs/cli.ipynb #fd730b10
 def _theory(args):

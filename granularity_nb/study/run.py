@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['load_plan', 'execute', 'execute_all', 'provenance', 'collect', 'run']
 
-# %% ../../nbs/study/02_run.ipynb #60b71d47
-import errno, importlib, json, multiprocessing as mp, os, platform, subprocess, sys, threading, time
+# %% ../../nbs/study/02_run.ipynb #5294cb68
+import errno, importlib, json, multiprocessing as mp, os, platform, shutil, sys, threading, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
-import numpy as np
+from fastcore.basics import num_cpus
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 from ..files import whole_file, write_whole
 from ..data.source import source_module
-from .plan import Plan, Run, StudyError, _digest, checked, label_map, open_source, plan_from_dict, runs
+from ..provenance import origin
+from .plan import Plan, Run, StudyError, _digest, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
 
 # %% ../../nbs/study/02_run.ipynb #8a72fed3
 def _read_json(path):
@@ -35,10 +36,10 @@ def load_plan(folder # of a study
     try: return plan_from_dict(d['plan'])
     except StudyError as e: raise StudyError(f"{path}: {e}") from None
 
-# %% ../../nbs/study/02_run.ipynb #d9700397
+# %% ../../nbs/study/02_run.ipynb #07b50059
 def _differences(old, new):
     a,b = old.to_dict(),new.to_dict()
-    return '; '.join(f"{k}: {json.dumps(a[k])} there, {json.dumps(b[k])} asked for" for k in a if a[k] != b[k])
+    return '; '.join(f"{k}: {json.dumps(a.get(k))} there, {json.dumps(b.get(k))} asked for" for k in a | b if a.get(k) != b.get(k))
 
 def _claim(folder, plan, rs):
     "Make `folder` this plan's, or say why it cannot be."
@@ -66,43 +67,104 @@ def _locked(folder):
             # a file system without locks: go on without
         yield
 
-# %% ../../nbs/study/02_run.ipynb #dcde05fb
+# %% ../../nbs/study/02_run.ipynb #3f80fe96
 @lru_cache(maxsize=1)
-def _source(plan_json, seed): return open_source(plan_from_dict(json.loads(plan_json)), seed)
+def _opened(plan_json, seed):
+    "The sources to pretrain on and to transfer to."
+    plan = plan_from_dict(json.loads(plan_json))
+    source = open_source(plan, seed)
+    return source, open_target(plan, seed) if plan.to else source
 
-def _transfer_dir(folder, run, how): return Path(folder)/'runs'/run.id/'transfers'/f'{how}-{_digest(run.transfer)}'
+def _run_dir(folder, i): return Path(folder)/'runs'/i
+def _transfer_dir(folder, run, how): return _run_dir(folder, run.id)/'transfers'/f'{how}-{_digest(run.transfer)}'
 
+# %% ../../nbs/study/02_run.ipynb #7925436c
+def _features(folder, i, source, device):
+    "What the network of run `i` sees in the training images."
+    from granularity_nb.data.block import dataloaders
+    from granularity_nb.training.backbone import load_checkpoint
+    from granularity_nb.training.transfer import features
+    d = _run_dir(folder, i)
+    if not (d/'checkpoint.json').exists(): raise StudyError(f"the clusters are made of the features of the direct run {i}, which is not done")
+    dls = dataloaders(source, source.target, bs=256, device=device)
+    return features(load_checkpoint(d).model.backbone.to(dls.device), dls.train.new(shuffle=False))
+
+def _map_of(plan, run, folder, source):
+    if run.map == 'direct': return source.target
+    x = _features(folder, run.config['features'], source, plan.device) if 'features' in run.config else None
+    return label_map(source, run.map, run.seed, x)
+
+# %% ../../nbs/study/02_run.ipynb #593a82bc
 def _pretrain_step(plan, run, folder, source):
     from granularity_nb.training.pretrain import pretrain
     from granularity_nb.training.recipe import Recipe
-    d = Path(folder)/'runs'/run.id
+    d = _run_dir(folder, run.id)
     if (d/'checkpoint.json').exists(): return
     write_whole(d/'config.json', json.dumps(run.config, indent=1, ensure_ascii=False, sort_keys=True))
-    m = source.target if run.map == 'direct' else label_map(source, run.map, run.seed)
-    pretrain(source, m, d, Recipe.from_dict(run.config['recipe']), run.seed, device=plan.device, progress=False)
+    m,recipe = _map_of(plan, run, folder, source),Recipe.from_dict(run.config['recipe'])
+    def train(folder, recipe): return pretrain(source, m, folder, recipe, run.seed, device=plan.device, progress=False, save_minutes=10)
+    if 'lrs' in run.config: _pretrain_best(train, d, recipe, run.config['lrs'], source, plan.device)
+    else: train(d, recipe)
 
-# %% ../../nbs/study/02_run.ipynb #7707b096
-def _rows(run, how, predictions):
-    keys = dict(recipe=run.recipe, label_map=run.map, n_classes=run.config['n_classes'], transfer=how, seed=run.seed)
-    return [keys | dict(split=s, n=p.n, error=p.error, nll=p.nll, run=run.id) for s,p in predictions.items()]
-
-def _transfer_step(plan, run, folder, source, how):
+def _pretrain_best(train, d, recipe, lrs, source, device):
+    "Train the direct baseline with each learning rate, and keep what has the lowest error on 'valid'."
     from granularity_nb.training.backbone import load_checkpoint
     from granularity_nb.training.evaluate import evaluate
+    from granularity_nb.training.recipe import TrainingError
+    tried = []
+    for lr in lrs:
+        at = d/'tried'/f'lr-{lr:g}'
+        if not (at/'valid.json').exists():
+            try:
+                if not (at/'checkpoint.json').exists(): train(at, replace(recipe, lr=lr))
+                p = evaluate(load_checkpoint(at).model, source, source.target, 'valid', device=device)
+                o = dict(lr=lr, error=p.error, nll=p.nll, n=p.n)
+            except TrainingError as e: o = dict(lr=lr, error=None, nll=None, why=str(e))
+            write_whole(at/'valid.json', json.dumps(o))
+        tried.append(_read_json(at/'valid.json'))
+    best = _chosen(tried)
+    if best is None: raise TrainingError(f"training diverged with every learning rate of {lrs}: {tried[-1]['why']}")
+    write_whole(d/'tried.json', json.dumps(tried))
+    at = d/'tried'/f'lr-{best:g}'
+    for name in sorted(os.listdir(at), key='checkpoint.json'.__eq__): # the file that says 'done' comes last
+        if name != 'valid.json': os.replace(at/name, d/name)
+    shutil.rmtree(d/'tried')
+
+def _chosen(tried):
+    "The learning rate of the lowest validation error; of equals, of the lower loss. None if none has worked."
+    ok = [o for o in tried if o['error'] is not None]
+    return min(ok, key=lambda o: (o['error'], o['nll'], o['lr']))['lr'] if ok else None
+
+# %% ../../nbs/study/02_run.ipynb #84933fe7
+def _rows(run, how, predictions, lr):
+    keys = dict(recipe=run.recipe, label_map=run.map, n_classes=run.config['n_classes'], transfer=how, seed=run.seed)
+    more = {} if lr is None else dict(lr=lr)
+    return [keys | dict(split=s, n=p.n, error=p.error, nll=p.nll, top5_error=p.top_error(5), ece=p.ece(), run=run.id) | more for s,p in predictions.items()]
+
+def _transferred(plan, run, folder, source, how, d):
+    "The model of a transfer, and the learning rates that were tried for it."
+    from granularity_nb.training.backbone import load_checkpoint
     from granularity_nb.training.recipe import Recipe
-    from granularity_nb.training.transfer import transfer
+    from granularity_nb.training.transfer import transfer, tune
+    at = _run_dir(folder, run.id)
+    ckpt,kw = load_checkpoint(at),dict(device=plan.device, progress=False, log=d/'metrics.csv')
+    if how == 'direct': return ckpt.model, _read_json(at/'tried.json') if (at/'tried.json').exists() else None
+    args = ckpt,source,source.target,how,Recipe.from_dict(run.transfer['recipe'])
+    if how in trained_transfers and 'lrs' in run.transfer: return tune(*args, lrs=run.transfer['lrs'], seed=run.seed, **kw)
+    return transfer(*args, run.seed, **kw), None
+
+def _transfer_step(plan, run, folder, source, how):
+    from granularity_nb.training.evaluate import evaluate, save_predictions
     d = _transfer_dir(folder, run, how)
     if (d/'result.json').exists(): return
     d.mkdir(parents=True, exist_ok=True)
-    ckpt = load_checkpoint(Path(folder)/'runs'/run.id)
-    model = ckpt.model if how == 'direct' else transfer(ckpt, source, source.target, how, Recipe.from_dict(run.transfer['recipe']), run.seed,
-                                                        device=plan.device, progress=False, log=d/'metrics.csv')
+    model,tried = _transferred(plan, run, folder, source, how, d)
+    if tried: write_whole(d/'tried.json', json.dumps(tried))
     ps = {s: evaluate(model, source, source.target, s, device=plan.device) for s in plan.splits}
-    arrays = {f'{s}/{k}': getattr(p, k) for s,p in ps.items() for k in ('predicted','truth','log_p')}
-    with whole_file(d/'predictions.npz') as f: np.savez_compressed(f, **arrays)
-    write_whole(d/'result.json', json.dumps(_rows(run, how, ps)))
+    save_predictions(d/'predictions.npz', ps)
+    write_whole(d/'result.json', json.dumps(_rows(run, how, ps, _chosen(tried) if tried else None)))
 
-# %% ../../nbs/study/02_run.ipynb #63385cd1
+# %% ../../nbs/study/02_run.ipynb #bd510d91
 def execute(plan:Plan, # the grid
             run:Run,   # one of its runs
             folder,    # of the study
@@ -113,34 +175,34 @@ def execute(plan:Plan, # the grid
     from threadpoolctl import threadpool_limits
     if torch.get_num_threads() != plan.threads: torch.set_num_threads(plan.threads)
     with threadpool_limits(plan.threads): # scikit-learn's probe too
-        source = _source(json.dumps(plan.to_dict()), run.seed)
-        _pretrain_step(plan, run, folder, source)
-        for how in run.transfers: _transfer_step(plan, run, folder, source, how)
+        source,to = _opened(json.dumps(plan.to_dict()), run.seed)
+        _pretrain_step(plan, run, folder, to if run.map == 'direct' else source)
+        for how in run.transfers: _transfer_step(plan, run, folder, to, how)
 
-# %% ../../nbs/study/02_run.ipynb #512bc0b7
+# %% ../../nbs/study/02_run.ipynb #7db4cc09
 def _lines(path):
     try: return max(0, path.read_bytes().count(b'\n')-1)
     except OSError: return 0
 
 def _done(folder, run):
     "Epochs of `run` that are done."
-    d,e = Path(folder)/'runs'/run.id, run.epochs
-    n = e['pretrain'] if (d/'checkpoint.json').exists() else min(e['pretrain'], _lines(d/'metrics.csv'))
+    d,e = _run_dir(folder, run.id),run.epochs
+    n = e['pretrain'] if (d/'checkpoint.json').exists() else min(e['pretrain'], sum(map(_lines, (d/'metrics.csv', *d.glob('tried/*/metrics.csv')))))
     for how in run.transfers:
         t = _transfer_dir(folder, run, how)
-        n += e[how] if (t/'result.json').exists() else min(e[how]-1, _lines(t/'metrics.csv'))
+        n += e[how] if (t/'result.json').exists() else min(e[how]-1, sum(map(_lines, t.glob('metrics*.csv'))))
     return n
 
-# %% ../../nbs/study/02_run.ipynb #def982c0
+# %% ../../nbs/study/02_run.ipynb #fd4ca043
 def _watch_parent():
     from multiprocessing.connection import wait as wait_for
     wait_for([mp.parent_process().sentinel])
     os._exit(1)
 
-def _start_worker(module):
-    "Watch the parent; load the module that registers the data set."
+def _start_worker(*modules):
+    "Watch the parent; load the modules that register the data sets."
     threading.Thread(target=_watch_parent, daemon=True).start()
-    importlib.import_module(module)
+    for o in modules: importlib.import_module(o)
 
 def execute_all(plan:Plan, rs, # runs of the plan
                 folder):      # of the study
@@ -165,18 +227,24 @@ def _context():
     context.set_forkserver_preload(_preload)
     return context
 
-# %% ../../nbs/study/02_run.ipynb #bebd5d57
+# %% ../../nbs/study/02_run.ipynb #be221705
+def _next(left, busy):
+    "Take the next job out of `left`: clusters wait for the run whose features they are made of."
+    coming = {same[0].id for same in (*left, *busy)}
+    i = next((i for i,same in enumerate(left) if same[0].config.get('features') not in coming), None)
+    return None if i is None else left.pop(i)
+
 def _outcomes(plan, rs, folder, workers):
     "Run everything, yielding `None` every half second and `(run, exception or None)` for each run that ends."
     from granularity_nb.study.run import _start_worker, execute_all # by module, so that a spawned worker finds them from a notebook too
     threads = str(plan.threads)
     with _environment(OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads, OPENBLAS_NUM_THREADS=threads, PYTHONWARNINGS='ignore'):
-        pool,jobs = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker, initargs=(source_module(plan.data),)),{}
+        pool,jobs = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker, initargs=tuple(source_module(o) for o in (plan.data, plan.to) if o)),{}
+        # two recipes may differ in their transfer alone: one job, lest two processes pretrain the same
+        left = [[r for r in rs if r.id == i] for i in dict.fromkeys(r.id for r in rs)]
         try:
-            for i in dict.fromkeys(r.id for r in rs): # two recipes may differ in their transfer alone: one job, lest two processes pretrain the same
-                same = [r for r in rs if r.id == i]
-                jobs[pool.submit(execute_all, plan, same, folder)] = same
-            while jobs:
+            while jobs or left:
+                while len(jobs) < workers and (same := _next(left, jobs.values())): jobs[pool.submit(execute_all, plan, same, folder)] = same
                 ended,_ = wait(jobs, timeout=.5, return_when=FIRST_COMPLETED)
                 for f in ended:
                     for r in jobs.pop(f): yield r, f.exception()
@@ -217,19 +285,7 @@ def _work(plan, todo, folder, workers, progress):
     for _ in (progress_bar(units(), total=total-before) if bar else units()): pass
     return failed
 
-# %% ../../nbs/study/02_run.ipynb #8a87f47b
-def _commit():
-    here = Path(__file__).parent if '__file__' in globals() else Path.cwd()
-    def git(*args): return subprocess.run(['git', '-C', str(here), *args], capture_output=True, text=True)
-    try:
-        if not git('ls-files', '.').stdout.strip(): return None # installed, or inside somebody else's repository
-        return git('rev-parse', 'HEAD').stdout.strip()+(' (with uncommitted changes)' if git('status', '--porcelain', '.').stdout.strip() else '')
-    except OSError: return None
-
-def _version(name):
-    try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return None
-
+# %% ../../nbs/study/02_run.ipynb #3be7468a
 def _device_name(device):
     if not device.startswith('cuda'): return f'{device} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)'
     import torch # only here: a study on the CPU needs torch in its workers alone
@@ -238,10 +294,7 @@ def _device_name(device):
 def provenance(device:str='cpu' # torch device of the runs
               )->dict:
     "Where a result comes from: command, commit (of a git checkout), machine, device, versions."
-    names = 'granularity_nb torch torchvision fastai fastcore timm numpy pandas scikit-learn matplotlib'.split()
-    program = 'granularity' if Path(sys.argv[0]).stem in ('granularity','cli') else Path(sys.argv[0]).name
-    return dict(command=' '.join([program, *sys.argv[1:]]), commit=_commit(), python=platform.python_version(), system=f'{platform.system()} {platform.machine()}',
-                device=_device_name(device), versions={o: _version(o) for o in names})
+    return origin(_device_name(device), 'granularity_nb torch torchvision fastai fastcore timm numpy pandas scikit-learn matplotlib'.split())
 
 def _sign(folder, plan):
     "Write down this start; earlier ones that had other versions, commits or machines are kept beside it."
@@ -268,11 +321,11 @@ def _prepare(folder):
         (folder/'.writable').unlink()
     except OSError as e: raise StudyError(f"cannot write to {folder} ({e.strerror}); choose another folder or make room") from None
 
-# %% ../../nbs/study/02_run.ipynb #0f0f1f48
-def _cores(device):
+# %% ../../nbs/study/02_run.ipynb #221a2639
+def _workers(device):
     "Processes to start: one on an accelerator, else one for each core that this process may use (Windows allows 61)."
     if device != 'cpu': return 1
-    return min(61, len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
+    return min(61, num_cpus())
 
 def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if None
         folder='study',     # where everything is written (made if missing)
@@ -291,9 +344,10 @@ def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if Non
         try:
             for f in folder.rglob('.tmp-*'): f.unlink() # what a kill left of unfinished files
             _claim(folder, plan, rs)
-            todo = sorted((r for r in rs if _done(folder, r) < sum(r.epochs.values())), key=lambda r: (r.seed, -r.config['n_classes']))
+            needed = {r.config.get('features') for r in rs}
+            todo = sorted((r for r in rs if _done(folder, r) < sum(r.epochs.values())), key=lambda r: (r.seed, r.id not in needed, -r.config['n_classes']))
             if todo: _sign(folder, plan)
-            failed = _work(plan, todo, folder, min(workers or _cores(plan.device), len(todo)), progress) if todo else []
+            failed = _work(plan, todo, folder, min(workers or _workers(plan.device), len(todo)), progress) if todo else []
             return _finish(folder, plan, rs, failed)
         except OSError as e: raise StudyError(f"{e.strerror or e} ({e.filename or folder}); what is done is kept, start again to go on") from None
 
