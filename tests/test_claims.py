@@ -3,6 +3,7 @@ import json, math, subprocess, sys
 from functools import partial
 import numpy as np, pytest, torch
 from granularity_nb.cli import main
+from granularity_nb.theory import claims
 from granularity_nb.theory.claims import (ClaimTable, as_text, budget_over_k, by_samples, constants, crossing, finite_set, fixed_budget, foretold, full, granularities, groups, lucky_net,
                                           measure, mechanism, over_d, phase_share, phase_wrong, ratios, samples_needed, save, separation, slope, stats, stored, sweeps, theorem,
                                           trajectories, transfers, what_breaks, _candidates, _t95)
@@ -11,6 +12,19 @@ from granularity_nb.theory.network import paper_bias
 from granularity_nb.theory.training import Labels, coarse, fine, pretrain_net
 
 SEEDS = range(3)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def trained_once():
+    "Several claims are about the same networks: those that the sweeps ask for with the same arguments are trained once. No sweep changes a run."
+    nets = {}
+    def once(*args, **kw):
+        key = repr((args, kw))
+        if key not in nets: nets[key] = pretrain_net(*args, **kw)
+        return nets[key]
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(claims, 'pretrain_net', once)
+        yield nets
 
 
 @pytest.fixture(scope='module')
@@ -24,8 +38,11 @@ def test_separation(apart):
     assert c['converged']==f['converged']==3 and math.isclose(c['floor'], (1-6/32)**32)
 
 
-def test_separation_repeats_itself(apart):
-    assert separation(seeds=SEEDS, lr=.03, n=512)[0]==apart[0]
+def test_training_repeats_itself(apart, trained_once):
+    mv = MultiView()
+    again = pretrain_net(mv, 'coarse', SEEDS, lr=.03)
+    assert again is not trained_once[repr(((mv, 'coarse', SEEDS), dict(lr=.03)))]
+    assert measure(again, 512, labels='coarse', k=mv.k) | dict(floor=mv.floor)==apart[0]
 
 
 def test_training_longer_lowers_the_coarse_error_but_does_not_end_it():
@@ -50,8 +67,8 @@ def test_slope_of_a_power_law_is_its_exponent():
 
 @pytest.mark.parametrize('n', [5,10,30])
 def test_t_quantile(n):
-    from scipy.stats import t
-    assert _t95(n)==pytest.approx(t.ppf(.975, n-1), rel=.003)
+    from scipy.special import stdtrit # as scipy.stats.t.ppf, without its second of imports
+    assert _t95(n)==pytest.approx(stdtrit(n-1, .975), rel=.003)
 
 
 def test_error_is_foretold_by_the_ratio():
@@ -187,12 +204,11 @@ def test_refused(call, constraint):
 # -- stored sweeps and the command
 
 def test_full_resumes(tmp_path, monkeypatch):
-    import granularity_nb.theory.claims as c
     calls = []
     def one(x):
         calls.append(x)
         return ClaimTable([dict(x=x, seeds=3)])
-    monkeypatch.setattr(c, 'sweeps', lambda: dict(a=(one, dict(x=1)), b=(one, dict(x=2))))
+    monkeypatch.setattr(claims, 'sweeps', lambda: dict(a=(one, dict(x=1)), b=(one, dict(x=2))))
     full(tmp_path, ['b'], command='test', log=lambda o: None)
     (tmp_path/'c.json').write_text('other')
     full(tmp_path, command='test', log=lambda o: None)
@@ -240,8 +256,7 @@ def test_command_says_where_it_cannot_write(tmp_path, capsys):
 
 
 def test_a_loss_that_stays_is_said(tmp_path, capsys, monkeypatch):
-    import granularity_nb.theory.claims as c
-    monkeypatch.setattr(c, 'pretrain_net', partial(pretrain_net, max_steps=3))
+    monkeypatch.setattr(claims, 'pretrain_net', partial(pretrain_net, max_steps=3))
     assert main(['theory', '--k', '2', '--seeds', '0', '--out', str(tmp_path)])==0
     out = capsys.readouterr().out
     assert 'coarse labels: 1 of 1 seeds did not bring the loss down' in out and 'fine labels: 1 of 1' in out

@@ -74,6 +74,10 @@ def measure(run:NetRun,
     return dict(about, classes=run.labels.n_classes) | stats(easy=run.error(False, n, how), hard=run.error(True, n, how), steps=run.steps) | dict(
         n=len(run.seeds), converged=int(run.converged.sum()), dense=float(run.dense_steps.sum()/run.steps.sum()))
 
+def _trained(mv, labels, seeds, n, about, **train):
+    "A row of `measure`: networks pretrained on the labels of that name, and what was run."
+    return measure(pretrain_net(mv, labels, seeds, **train), n, **dict(labels=labels)|about)
+
 # %% ../../nbs/theory/04_claims.ipynb #a4ad4dce
 def separation(mv:MultiView=None, # the data; None: `MultiView()`
                seeds=range(10),   # one network for each
@@ -83,7 +87,7 @@ def separation(mv:MultiView=None, # the data; None: `MultiView()`
               )->ClaimTable:
     "Errors after coarse and after fine pretraining, on easy and on hard samples."
     mv = mv or MultiView()
-    return ClaimTable(measure(pretrain_net(mv, o, seeds, lr=lr, **train), n, labels=o, k=mv.k) | dict(floor=mv.floor) for o in ('coarse','fine'))
+    return ClaimTable(_trained(mv, o, seeds, n, dict(k=mv.k), lr=lr, **train) | dict(floor=mv.floor) for o in ('coarse','fine'))
 
 def as_text(rows, # a table: dicts with the same keys
            )->str:
@@ -143,7 +147,7 @@ def coarse_errors(mv:MultiView=None,  # the data; None: `MultiView()`
     "Claim a (and b, with fine labels): errors against the learning rate, and against how far the loss is brought down."
     mv = mv or MultiView()
     grid = [(o,stops[0]) for o in lrs]+[(lr,o) for o in stops[1:]]
-    return ClaimTable(measure(pretrain_net(mv, labels, seeds, lr=l, stop=s, **train), n, labels=labels, lr=l, stop=s) for l,s in grid)
+    return ClaimTable(_trained(mv, labels, seeds, n, dict(lr=l, stop=s), lr=l, stop=s, **train) for l,s in grid)
 
 def fine_errors(mv=None,         # the data; None: `MultiView()`
                 seeds=range(10), # one network for each
@@ -493,7 +497,7 @@ def phase_share(ks=(2,4,8,16,32),              # numbers of subclasses of a supe
                )->ClaimTable:
     "Claim i: hard error over k and the share of hard samples in pretraining."
     mv = mv or MultiView()
-    return ClaimTable(measure(pretrain_net(mv.but(k=k, hard_fraction=o), labels, seeds, lr=lr, **train), n, labels=labels, k=k, share=o) for k in ks for o in shares)
+    return ClaimTable(_trained(mv.but(k=k, hard_fraction=o), labels, seeds, n, dict(k=k, share=o), lr=lr, **train) for k in ks for o in shares)
 
 # %% ../../nbs/theory/04_claims.ipynb #7e29065b
 def plot_phase(rows,         # of `phase_wrong` or `phase_share`
@@ -589,9 +593,8 @@ def over_d(ds=(128,512,2048), # dimensions of a patch
     "Errors of coarse and fine networks against d, everything else fixed."
     mv,rows = mv or MultiView(),ClaimTable()
     for d in ds:
-        for labels in 'coarse','fine':
-            run = pretrain_net(mv.but(d=d), labels, seeds, lr=lr, decay=paper_decay(d) if decay=='theorem' else decay, **train)
-            rows.append(measure(run, n, labels=labels, d=d, decay=str(decay)))
+        train['decay'] = paper_decay(d) if decay=='theorem' else decay
+        rows += [_trained(mv.but(d=d), o, seeds, n, dict(d=d, decay=str(decay)), lr=lr, **train) for o in ('coarse','fine')]
     return rows
 
 # %% ../../nbs/theory/04_claims.ipynb #4451ffeb

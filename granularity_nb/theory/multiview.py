@@ -16,7 +16,7 @@ class TheoryError(ValueError):
     "A model, network or run that cannot be what it claims to be; the message writes out the constraint that is broken."
 
 # %% ../../nbs/theory/01_multiview.ipynb #d2532df0
-def patch_to(cls, as_prop=False):
+def patch_to(cls, as_prop=False): # as fastcore has it and as labels copy it: this section stands on torch and numpy alone
     "Decorator: make the function a method (or property) of `cls`."
     def _inner(f):
         f.__qualname__ = f'{cls.__name__}.{f.__name__}'

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import math
 import torch
 from torch import Tensor
-from .multiview import MultiView, Stream, TheoryError, NOISE, patch_to
+from .multiview import MultiView, Stream, TheoryError, patch_to
 
 # %% ../../nbs/theory/02_network.ipynb #80c69b95
 @dataclass(frozen=True)
