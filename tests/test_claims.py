@@ -121,6 +121,15 @@ def test_samples():
     assert samples_needed((4,), seeds=(0,), lrs=(1e-5,), samples=(32,64))[0]['median'] is None
 
 
+@pytest.mark.parametrize('errors,median,reached', [([[1,1,1],[0,1,0]], 64, 2), ([[1,0,1],[1,0,1]], None, 1), ([[1,1,0],[0,0,0]], 64, 3)])
+def test_a_seed_that_never_gets_there_counts_as_the_last(monkeypatch, errors, median, reached):
+    "It neither drops out of the median, which would flatter, nor takes the others' away."
+    left = iter(errors)
+    monkeypatch.setattr(claims, 'by_samples', lambda *args, **kw: torch.tensor([next(left)]))
+    got = samples_needed((4,), seeds=SEEDS, lrs=(.1,), samples=(32,64))[0]
+    assert (got['median'], got['reached'], got['n'])==(median, reached, 3)
+
+
 def test_more_subclasses_at_a_fixed_number_of_samples_are_harder():
     a,b = budget_over_k((2,16), (128,), SEEDS, (.1,), n=256)
     assert a['hard']<b['hard']

@@ -365,7 +365,7 @@ def samples_needed(ks=(2,4,8),                                                # 
                    samples=tuple(int(32*2**(i/2))//16*16 for i in range(16)), # numbers of samples that are tried
                    **kwargs                                                   # of `by_samples`
                   )->ClaimTable:
-    "Claim h: samples until the fine network's hard error is below a threshold, for each k and learning rate; None if a seed never got there."
+    "Claim h: samples until the fine network's hard error is below a threshold, for each k and learning rate; the median counts a seed that never got there as the last, None if most did not."
     mv,rows = mv or MultiView(),ClaimTable()
     for k in ks:
         for lr in lrs:
@@ -374,8 +374,8 @@ def samples_needed(ks=(2,4,8),                                                # 
                 error = by_samples(mv.but(k=k), 'fine', [o], seeds, lr, **kwargs)[0]
                 first = [o if f is None and e<below else f for f,e in zip(first, error)]
                 if None not in first: break
-            there = [f for f in first if f is not None]
-            rows.append(dict(k=k, lr=lr, median=float(np.median(there)) if len(there)==len(first) else None, reached=len(there), n=len(first), each=first))
+            median = np.median([math.inf if f is None else f for f in first])
+            rows.append(dict(k=k, lr=lr, median=float(median) if median<math.inf else None, reached=sum(f is not None for f in first), n=len(first), each=first))
     return rows
 
 # %% ../../nbs/theory/04_claims.ipynb #e111c4f5
