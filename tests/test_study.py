@@ -6,7 +6,9 @@ import numpy as np, pandas as pd, pytest
 from granularity_nb.cli import main
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
 from granularity_nb.study.report import curve, mean_interval, paired, report, summary
-from granularity_nb.study.run import load_plan, run
+from granularity_nb.study.run import _next, _opened, _pretrain_best, execute, load_plan, run
+from granularity_nb.training.backbone import load_checkpoint
+from granularity_nb.training.evaluate import evaluate, load_predictions
 from granularity_nb.training.recipe import Recipe
 
 SMALL = ['--levels', 'script,base letter', '--transfers', 'readout,finetune', '--seeds', '0', '--images', '256', '--workers', '2']
@@ -173,7 +175,10 @@ tiny = Plan(data_args=dict(n_train=200, n_valid=50, n_test=50, max_chars=10), re
 @pytest.mark.parametrize('bad,word', [(dict(seeds=(0,True)), 'True'), (dict(seeds=(0,-1)), '-1'), (dict(maps=()), 'maps'), (dict(splits=('tset',)), 'tset'),
                                       (dict(maps=('direct',)), 'direct'), (dict(threads=0), 'threads'), (dict(recipes=tiny.recipes | {'again': tiny.recipes['plain']}), 'same'),
                                       (dict(recipes={'a': tiny.recipes['plain'] | dict(direct=dict(epochs=3))}), '14'), (dict(maps=('image:x',)), 'image:x'),
-                                      (dict(recipes={'a': dict(pretrain=dict(lr=-1), transfer={})}), 'lr'), (dict(recipes={'a': {}}), "'a'")])
+                                      (dict(recipes={'a': dict(pretrain=dict(lr=-1), transfer={})}), 'lr'), (dict(recipes={'a': {}}), "'a'"),
+                                      (dict(lrs={'probe': [.1]}), 'probe'), (dict(lrs={'direct': []}), 'direct'), (dict(lrs={'transfer': [.1,.1]}), 'transfer'), (dict(lrs={'transfer': [0.]}), 'transfer'),
+                                      (dict(to='glyphs'), 'readout'), (dict(to_args=dict(n_train=10)), 'without `to`'), (dict(maps=('kmeans-within:many',)), 'many'),
+                                      (dict(to='glyphs', transfers=('probe',), maps=('kmeans-within:20',)), 'kmeans'), (dict(maps=('kmeans-across:20',), transfers=('readout',)), 'kmeans-across')])
 def test_bad_plans_are_named(bad, word):
     with pytest.raises(StudyError, match=word): runs(replace(tiny, **bad))
 
@@ -298,3 +303,144 @@ def test_transfers_that_a_label_map_forbids_are_left_out(tmp_path):
     with pytest.warns(UserWarning): table = pd.read_parquet(run(plan, tmp_path/'s', workers=1))
     assert set(zip(table.label_map, table.transfer)) == {('direct','direct'), ('script','readout'), ('script','finetune'), ('level:9','finetune')}
     assert (report(tmp_path/'s').parent/'report.md').exists()
+
+
+# ---- learning rates, clusters, another data set
+
+BOTH = replace(tiny, maps=('kmeans-within:24','kmeans-across:24','script'), transfers=('probe','finetune'), seeds=(0,), lrs=dict(direct=(.03,.3), transfer=(.03,.3)),
+               recipes={'plain': dict(pretrain=asdict(Recipe(epochs=1)), transfer=asdict(Recipe(epochs=1)))})
+
+
+@pytest.fixture(scope='module')
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('study')/'both'
+    return folder, pd.read_parquet(run(BOTH, folder, workers=2, progress=False))
+
+
+def test_settings_that_are_not_used_do_not_make_another_plan():
+    assert not {'lrs','to','to_args'} & set(tiny.to_dict())
+    assert len({p.digest for p in (tiny, replace(tiny, lrs=dict(direct=[.1])), replace(tiny, to='digits'), replace(tiny, to='digits', to_args=dict(n_train=5)))}) == 4
+    assert replace(tiny, to='digits', to_args=dict(root='a')).digest == replace(tiny, to='digits', to_args=dict(root='b')).digest
+    a,b = runs(tiny),runs(replace(tiny, lrs=dict(transfer=[.1])))
+    assert [r.id for r in a] == [r.id for r in b] and a[0].transfer != b[0].transfer, 'a pretraining does not depend on how its transfers are tuned'
+
+
+def test_every_arm_keeps_the_rate_that_is_best_on_validation_images(both):
+    folder,table = both
+    arms = {(r.map, how): folder/'runs'/r.id/'transfers' for r in runs(BOTH) for how in r.transfers}
+    seen = 0
+    for row in table.itertuples():
+        d = next(arms[row.label_map, row.transfer].glob(f'{row.transfer}-*'))
+        if row.transfer == 'probe':
+            assert np.isnan(row.lr) and not (d/'tried.json').exists()
+            continue
+        tried = json.loads((d/'tried.json').read_text())
+        assert [o['lr'] for o in tried] == [.03, .3]
+        assert row.lr == min(tried, key=lambda o: (o['error'], o['nll']))['lr']
+        seen += 1
+    assert seen == 4
+    assert not list(folder.rglob('tried/*')), 'what was only tried is not kept'
+
+
+def test_the_kept_baseline_is_the_one_that_was_chosen(both):
+    folder,table = both
+    r = runs(BOTH)[0]
+    source = open_source(BOTH, 0)
+    ckpt = load_checkpoint(folder/'runs'/r.id)
+    row = table[table.label_map == 'direct'].iloc[0]
+    assert ckpt.info['recipe']['lr'] == row.lr
+    tried = {o['lr']: o for o in json.loads((folder/'runs'/r.id/'tried.json').read_text())}
+    assert evaluate(ckpt.model, source, source.target, 'valid', device='cpu').error == tried[row.lr]['error']
+    p = load_predictions(next((folder/'runs'/r.id/'transfers').glob('direct-*'))/'predictions.npz')['test']
+    assert (p.error, p.top_error(5), p.ece()) == (row.error, row.top5_error, row.ece)
+
+
+def test_clusters_are_those_of_the_baselines_features(both):
+    from sklearn.cluster import KMeans
+    from granularity_nb.data.block import dataloaders
+    folder,table = both
+    rs = {r.map: r for r in runs(BOTH)}
+    source = open_source(BOTH, 0)
+    target = source.target_for(load_checkpoint(folder/'runs'/rs['kmeans-within:24'].id).label_map)
+    m = {k: load_checkpoint(folder/'runs'/rs[f'kmeans-{k}:24'].id).label_map for k in ('within','across')}
+    assert all(o.n_classes == 24 for o in m.values()) and m['within'].refines(target) and not m['across'].refines(target)
+    assert set(table.n_classes[table.label_map.str.startswith('kmeans')]) == {24}
+    import torch
+    net = load_checkpoint(folder/'runs'/rs['direct'].id).model.backbone.eval()
+    dl = dataloaders(source, source.target, bs=64, device='cpu').train.new(shuffle=False)
+    with torch.no_grad(): x = torch.cat([net(b[0]) for b in dl]).numpy()
+    def spread(codes): return sum(((x[codes == c]-x[codes == c].mean(0))**2).sum() for c in np.unique(codes))
+    best = KMeans(24, n_init=1, random_state=0).fit(x).inertia_
+    assert spread(m['across'].codes) < 1.15*best, 'as tight as clusters of the same features are'
+    assert spread(np.random.RandomState(0).permutation(m['across'].codes)) > 1.5*best, 'and a shuffle is not'
+
+
+def test_clusters_wait_for_their_features(tmp_path):
+    direct,within,*_ = runs(BOTH)
+    assert within.config['features'] == direct.id
+    assert _next([[within],[direct]], [])[0] is direct
+    assert _next([[within]], [[direct]]) is None, 'it is being trained'
+    assert _next([[within]], [])[0] is within
+    with pytest.raises(StudyError, match='direct run'): execute(BOTH, within, tmp_path)
+    other = runs(replace(BOTH, lrs=dict(direct=[.1])))[1]
+    assert other.id != within.id and other.config['digest'] != within.config['digest'], 'another baseline has other clusters'
+    s = open_source(BOTH, 0)
+    assert label_map(s, 'kmeans-across:base letter', features=np.random.RandomState(0).rand(200, 3)).n_classes == n_seen(s, s.level('base letter'))
+
+
+def test_a_kill_among_the_tried_rates_repeats_none_that_is_done(both, tmp_path):
+    from granularity_nb.training.pretrain import pretrain
+    source,_ = _opened(json.dumps(BOTH.to_dict()), 0)
+    calls = []
+    def train(folder, recipe, killed=False):
+        calls.append(recipe.lr)
+        if killed and recipe.lr == .3: raise KeyboardInterrupt
+        return pretrain(source, source.target, folder, recipe, 0, device='cpu', progress=False)
+    recipe = Recipe.from_dict(runs(BOTH)[0].config['recipe'])
+    with pytest.raises(KeyboardInterrupt): _pretrain_best(lambda f, r: train(f, r, True), tmp_path, recipe, [.03,.3], source, 'cpu')
+    _pretrain_best(train, tmp_path, recipe, [.03,.3], source, 'cpu')
+    assert calls == [.03, .3, .3]
+    alone = both[0]/'runs'/runs(BOTH)[0].id
+    assert json.loads((tmp_path/'tried.json').read_text()) == json.loads((alone/'tried.json').read_text())
+    assert (tmp_path/'model.safetensors').read_bytes() == (alone/'model.safetensors').read_bytes()
+
+
+def test_a_rate_that_diverges_is_listed_and_only_all_of_them_stop_the_arm(tmp_path):
+    wild = replace(BOTH, maps=('script',), transfers=('probe',), lrs=dict(direct=[.1, 1e9]))
+    t = pd.read_parquet(run(wild, tmp_path/'a', workers=1, progress=False))
+    assert t[t.label_map == 'direct'].lr.item() == .1
+    with pytest.raises(StudyError, match='diverged with every learning rate'): run(replace(wild, lrs=dict(direct=[1e8, 1e9])), tmp_path/'b', workers=1, progress=False)
+    assert set(pd.read_parquet(tmp_path/'b'/'results.parquet').label_map) == {'script'}, 'the others are kept'
+
+
+def test_transfer_to_another_data_set(tmp_path):
+    plan = replace(BOTH, maps=('script','base letter'), lrs={}, data_args=tiny.data_args | dict(faces=['sans']), to='glyphs', to_args=tiny.data_args | dict(faces=['serif']))
+    rs = runs(plan)
+    there = Plan(data='glyphs', data_args=plan.to_args, redraw=True, seeds=(0,), recipes=BOTH.recipes, maps=('script',), transfers=('probe',))
+    assert rs[0].id == runs(there)[0].id, 'the baseline knows the other data set only'
+    t = pd.read_parquet(run(plan, tmp_path/'s', workers=2, progress=False))
+    assert set(zip(t.label_map, t.transfer)) == {('direct','direct')} | {(m, how) for m in plan.maps for how in plan.transfers}
+    ckpt,target = load_checkpoint(tmp_path/'s'/'runs'/rs[1].id),open_source(there, 0)
+    assert not set(ckpt.info['data_args']['faces']) & set(target.args['faces'])
+    p = load_predictions(next((tmp_path/'s'/'runs'/rs[1].id/'transfers').glob('probe-*'))/'predictions.npz')['test']
+    assert (p.truth == target.target.encode(target.split('test').leaf)).all(), 'tested on the other data set'
+
+
+def test_steps_are_drawn_anew_with_the_seed():
+    plan = replace(tiny, data_args=tiny.data_args | dict(steps=[['subsample', dict(n=50)]]), seeds=(0,1))
+    a,b = (open_source(plan, s) for s in (0,1))
+    assert a.args['seed'] == b.args['seed'] and a.args['steps'] != b.args['steps'] and len(a.split('train')) == 50
+    assert (a.split('train').images[:] != b.split('train').images[:]).any()
+
+
+def test_rates_and_another_data_set_on_the_command_line(tmp_path, capsys):
+    out = tmp_path/'s'
+    args = ['study','--levels','script','--transfers','probe','--seeds','0','--images','200','--workers','1','--lrs','0.1,0.3','--to','glyphs','--to-set','n_train=100','--to-set','n_test=100','--out',str(out)]
+    assert main(args) == 0
+    plan = load_plan(out)
+    assert plan.lrs == dict(direct=[.1,.3], transfer=[.1,.3]) and plan.to == 'glyphs' and plan.to_args == dict(n_train=100, n_test=100)
+    for bad,word in ((['--lrs','a'], "'a'"), (['--lrs','0'], '0'), (['--to','digts'], 'digts'), (['--to','glyphs','--transfers','readout'], 'readout')):
+        try: code = main(['study', *bad, '--out', str(tmp_path/'t')])
+        except SystemExit as e: code = e.code
+        err = capsys.readouterr().err
+        assert code == 2 and word in err and err.count('\n') == 1

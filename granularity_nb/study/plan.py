@@ -284,7 +284,7 @@ def _sources(plan, seed):
         if s not in to.splits: raise StudyError(f"{to.name!r} has no split {s!r}; it has: {', '.join(to.splits)}"+('' if s in plan.splits else "; learning rates are chosen on 'valid': give the data set one, or leave lrs out"))
     return src,to
 
-# %% ../../nbs/study/01_plan.ipynb #689bb123
+# %% ../../nbs/study/01_plan.ipynb #fbf69fab
 def _pair(pre, post, direct_lr=None, **kw):
     r = dict(pretrain=asdict(Recipe(epochs=pre, **kw)), transfer=asdict(Recipe(epochs=post, **kw)))
     return r | dict(direct=asdict(Recipe(epochs=pre+post, **kw | dict(lr=direct_lr)))) if direct_lr else r
@@ -300,6 +300,25 @@ presets = {
                             transfers=('finetune',), seeds=(100,), recipes={f'{a} lr {lr}': _pair(8, 6, lr=lr, augment=a) for a in ('none','shift:2') for lr in (.1, .3, 1., 3.)}),
 }
 
+# %% ../../nbs/study/01_plan.ipynb #211b3a9e
+def _photos(n, epochs, maps, transfers=('readout','probe','finetune','marginal'), seeds=(0,1,2), **kw):
+    "Tiny-ImageNet at 32 × 32: `n` training images, drawn anew for each seed; every arm's learning rate is chosen on the 5,000 validation images."
+    recipe = _pair(*epochs, bs=128, lr=.3, augment='crop:4+flip')
+    return Plan(data='tiny-imagenet', data_args=dict(size=32, steps=[['subsample', dict(n=n)]]), redraw=True, maps=maps, transfers=transfers, seeds=seeds, recipes={'plain': recipe},
+                **dict(lrs=dict(direct=[.2,.6], transfer=[.05,.2])) | kw)
+
+_two = dict(maps=('leaf','superclass'), transfers=('readout','finetune'))
+presets |= {
+    ('tiny-imagenet','quick'): _photos(1000, (1,1), maps=('leaf','level 4 longest','superclass'), seeds=(0,)),
+    ('tiny-imagenet','full'): _photos(20_000, (8,2), maps=('leaf','depth 11 longest','depth 9 longest','depth 7 longest','superclass','level 2 longest','level 4 longest','level 6 longest','level:2','level:4',
+                                      'random-splits:800','random-groups-across:superclass','kmeans-within:200','kmeans-across:200')),
+    ('tiny-imagenet','more'): _photos(20_000, (8,2), maps=('level 1 longest','level 3 longest','level 5 longest','level:1','level:3','level:5','level:6','depth 10 longest','depth 8 longest',
+                                      'random-splits:5000','image','random-groups-across:level 4 longest')),
+    **{('tiny-imagenet',f'images-{n}'): _photos(n, (8,2), **_two) for n in (5000, 50_000, 95_000)},
+    **{('tiny-imagenet',f'epochs-{a+b}'): _photos(20_000, (a,b), **_two) for a,b in ((3,1), (16,4))},
+}
+
+# %% ../../nbs/study/01_plan.ipynb #91a7755a
 def _any_data(data, name, args):
     "A plan for a data set without presets: its own levels, spread over its granularities."
     takes = source_arguments(data)
@@ -312,7 +331,7 @@ def _any_data(data, name, args):
                 recipes={'plain': _pair(10, 8, lr=.3)}, splits=('test' if 'test' in source.splits else 'valid',))
 
 def preset(data:str='glyphs', # a data set
-           name:str='quick',  # 'quick' or 'full'; of the glyphs also 'tune'
+           name:str='quick',  # 'quick' or 'full'; some data sets have more, see `presets`
            data_args:dict=None, # further arguments of the data set, such as `root`
           )->Plan:
     "A ready plan; a data set that has none of its own gets one from its levels."
