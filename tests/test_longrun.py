@@ -1,10 +1,8 @@
 "Runs that are killed, continued, watched and stopped; settings of a recipe inside the training loop."
 import csv, json, sys, types
 import fastcore.basics
-import numpy as np, pytest, torch
+import pytest, torch
 from fastai.callback.core import Callback
-from granularity_nb.data.source import Source, Split
-from granularity_nb.labels.hierarchy import Hierarchy
 from granularity_nb.training.backbone import load_checkpoint
 from granularity_nb.training.longrun import fitting_batch, loggers
 from granularity_nb.training.pretrain import fit, new_classifier, pretrain
@@ -13,23 +11,8 @@ from granularity_nb.training.recipe import Recipe, TrainingError
 torch.set_num_threads(1)
 
 
-def make_bars(n=200):
-    "Four leaves under two classes: a bright bar at one of four places, plus noise."
-    h = Hierarchy.from_edges([('left','vertical'), ('right','vertical'), ('bottom','horizontal'), ('top','horizontal'), ('vertical','bar'), ('horizontal','bar')])
-    def split(n, seed):
-        rng = np.random.default_rng(seed)
-        leaf = rng.integers(0, 4, n)
-        x = rng.integers(0, 90, (n, 16, 16))
-        for i,k in enumerate(leaf):
-            place = {'left': np.s_[:,2:5], 'right': np.s_[:,11:14], 'top': np.s_[2:5], 'bottom': np.s_[11:14]}[h.leaves[k]]
-            x[i][place] += 150
-        return Split(x.astype(np.uint8), leaf)
-    target = h.level(1)
-    return Source('bars', h, dict(train=split(n, 0), valid=split(64, 1), test=split(64, 2)), target, dict(place=h.level(0), direction=target))
-
-
 @pytest.fixture(scope='module')
-def bars(): return make_bars()
+def bars(make_bars): return make_bars()
 
 
 class StopAt(Callback):
