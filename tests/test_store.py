@@ -164,6 +164,33 @@ def test_sixty_of_a_thousand_damaged_in_twelve_ways(tmp_path):
     with pytest.raises(StoreError, match=r'60 of 1000 images.*bad\.csv'): store(names, tmp_path/'cache', tmp_path/'images', size=32, strict=True, progress=False)
 
 
+@pytest.mark.skipif(sys.platform == 'win32', reason='such names are not allowed there')
+def test_the_list_of_bad_images_holds_whatever_names_hold(tmp_path):
+    "As both the store and the stream write it."
+    from granularity_nb.data.stream import FileImages
+    names = ['a,b.jpg', 'a "quoted" one.jpg', 'two\nlines.jpg', 'a\rreturn.jpg', '007.jpg', 'ü.jpg']
+    for o in names: (tmp_path/o).write_bytes(b'')
+    Image.fromarray(pixels()).save(tmp_path/'ok.jpg')
+    st = store([*names, 'ok.jpg'], tmp_path/'cache', tmp_path, 8, progress=False)
+    assert list(st.bad.name) == names and list(st.bad.row) == list(range(6)) and set(st.bad.reason) == {'empty'}
+    FileImages([*(str(tmp_path/o) for o in names), str(tmp_path/'ok.jpg')], 8, bad=tmp_path/'bad.csv').fetch(range(7))
+    listed = pd.read_csv(tmp_path/'bad.csv', names=['row','name','reason','detail'])
+    assert [Path(o).name for o in listed.name] == names and list(listed.row) == list(range(6)) and listed.iloc[:,2:].equals(st.bad.iloc[:,2:])
+
+
+def test_progress_on_a_terminal(photos, tmp_path, monkeypatch, capsys):
+    "A bar of several shards; none of one shard, where it is not wanted, or in a log file."
+    names,root = photos
+    monkeypatch.setattr(module, '_shards', lambda n, each: [(a, min(a+4, n)) for a in range(0, n, 4)])
+    def drawn(tty, **kw):
+        monkeypatch.setattr(sys.stdout, 'isatty', lambda: tty)
+        store(names, tmp_path/f'{tty}{kw}', root, size=8, **kw)
+        return 'shards decoded' in capsys.readouterr().out
+    assert drawn(True) and not drawn(False) and not drawn(True, progress=False)
+    monkeypatch.setattr(module, '_shards', lambda n, each: [(0, n)])
+    assert not drawn(True, key=None)
+
+
 def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path/'pipe.jpg')
     with pytest.raises(ImageError, match='unreadable: not a regular file'): Decode(8)(tmp_path/'pipe.jpg')

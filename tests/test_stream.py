@@ -7,6 +7,7 @@ from granularity_nb.data.source import Files, Source, Split
 from granularity_nb.data.store import Decode, StoreError, store
 from granularity_nb.data.stream import FileImages, TarFiles, stream
 from granularity_nb.labels.hierarchy import Hierarchy
+from granularity_nb.labels.reading import image_types
 
 BREEDS = {'poodle': 'dog', 'beagle': 'dog', 'tabby': 'cat'}
 
@@ -97,6 +98,15 @@ def test_members_are_the_files(folder, tmp_path):
     ours = {t[i].split('.tar/')[1]: t.read(i) for i in range(len(t))}
     assert ours == {p: (folder/p).read_bytes() for p in files.relative()}
     assert np.array_equal(FileImages(t[np.array([4,2])], 16)[0], Decode(16)(t.read(4)))
+
+
+def test_archives_hold_images_of_the_kinds_that_folders_do(tmp_path):
+    names = [f'x{o.upper() if i%2 else o}' for i,o in enumerate(image_types)]
+    for o in (*names, 'jpg', 'x.txt', 'xjpg'): (tmp_path/o).write_bytes(b'-')
+    (tmp_path/'tars').mkdir()
+    with tarfile.open(tmp_path/'tars'/'a.tar', 'w') as t:
+        for o in sorted((*names, 'jpg', 'x.txt', 'xjpg')): t.add(tmp_path/o, arcname=o)
+    assert sorted(TarFiles.find(tmp_path/'tars').name.astype(str)) == sorted(Files.find(tmp_path).relative()) == sorted(names)
 
 
 def test_the_list_is_kept_until_an_archive_changes(folder, tmp_path, monkeypatch):

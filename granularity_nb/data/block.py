@@ -7,7 +7,7 @@ __all__ = ['RowImage', 'RowLabel', 'LeafLabel', 'LabelBlock', 'GatherDL', 'Rando
            'augmentation', 'datablock', 'class_weights', 'sample_weights', 'dataloaders', 'relabel']
 
 # %% ../../nbs/data/05_block.ipynb #425656da
-import copy, os, queue, random, threading
+import copy, queue, random, threading
 from pathlib import Path
 import numpy as np, torch
 from torch.nn import functional as F

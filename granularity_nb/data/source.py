@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from fastcore.basics import patch
 from pathlib import Path
 from ..labels.hierarchy import Hierarchy, LabelMap
+from ..labels.reading import image_types
 
 # %% ../../nbs/data/01_source.ipynb #3d6932c4
 class SourceError(ValueError):
@@ -37,8 +38,6 @@ class Rows:
     def __repr__(self): return f"Rows({len(self)} of {len(self.base)}, {'x'.join(map(str, self.shape[1:]))})"
 
 # %% ../../nbs/data/01_source.ipynb #cbed5c88
-_image_types = frozenset('jpg jpeg png webp bmp gif tif tiff ppm pgm'.split()) # endings of the names
-
 class Files:
     "Image files below one folder, in a compact form; `files[3]` is a path, `files[[3, 5]]` are `Files` again."
     def __init__(self,
@@ -84,7 +83,7 @@ def _hash(self:Files):
     return h.hexdigest()[:16]
 
 # %% ../../nbs/data/01_source.ipynb #26ea812e
-def _walk(root, part, types, seen):
+def _walk(root, part, seen):
     "(folder, names, sizes) for `part` of `root` and every folder below that holds images, in alphabetical order."
     here,names,sizes,below = os.path.join(root, part) if part else root,[],[],[]
     real = os.path.realpath(here)
@@ -93,11 +92,11 @@ def _walk(root, part, types, seen):
     for o in sorted(os.scandir(here), key=lambda o: o.name):
         if o.name.startswith('.'): continue
         if o.is_dir(): below.append(f'{part}/{o.name}' if part else o.name)
-        elif o.name.rpartition('.')[2].lower() in types:
+        elif o.name.lower().endswith(image_types):
             names.append(os.fsencode(o.name))
             sizes.append(_size(o))
     if names: yield part,np.array(names, dtype='S'),np.array(sizes, np.int64)
-    for o in below: yield from _walk(root, o, types, seen)
+    for o in below: yield from _walk(root, o, seen)
 
 def _size(entry):
     "Bytes of a file; 0 for a link that leads nowhere, which shows when it is decoded."
@@ -117,7 +116,7 @@ def find(cls:Files,
     old = None if cache is None else _kept(root, parts, cache)
     if old is not None: return old
     seen,found = {},[]
-    for o in parts: found += _walk(os.fspath(root), o, _image_types, seen)
+    for o in parts: found += _walk(os.fspath(root), o, seen)
     folders,names,sizes = zip(*found) if found else ((), (np.zeros(0, 'S1'),), (np.zeros(0, np.int64),))
     files = cls(root, folders, np.repeat(np.arange(len(folders)), [len(o) for o in names[:len(folders)]]), np.concatenate(names), np.concatenate(sizes))
     if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}))

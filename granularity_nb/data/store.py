@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from fastcore.basics import IN_NOTEBOOK, patch
+from fastcore.basics import IN_NOTEBOOK, num_cpus, patch
 from ..files import write_whole
 
 # %% ../../nbs/data/03_store.ipynb #e81d2456
@@ -336,9 +336,11 @@ def _lock(path, say=print):
 
 # %% ../../nbs/data/03_store.ipynb #c2ae2174
 def _bar(todo, total, progress):
-    if not progress or not (IN_NOTEBOOK or sys.stdout.isatty()): return todo # a bar in a log file is a mess
+    if not progress or total < 2 or not (IN_NOTEBOOK or sys.stdout.isatty()): return todo # one step tells nothing; a bar in a log file is a mess
     from fastprogress.fastprogress import progress_bar
-    return progress_bar(todo, total=total, comment='shards decoded')
+    bar = progress_bar(todo, total=total)
+    bar.comment = 'shards decoded' # as an argument only a notebook's bar takes it
+    return bar
 
 def _fill(part, items, decode, workers, progress):
     "Decode the shards that are missing; returns digests `(n, 16)` and the failures."
@@ -407,11 +409,12 @@ class Store:
         return pd.read_csv(self.folder/'bad.csv', keep_default_na=False)
 
 # %% ../../nbs/data/03_store.ipynb #e71e3dc2
-def _write_table(path, names, bad):
+def _csv(rows):
+    "Rows of a CSV file as bytes: texts in quotes, whatever a file's name holds."
     import csv
     out = io.StringIO(newline='')
-    csv.writer(out, lineterminator='\n').writerows([('row','name','reason','detail'), *((i, names[i], r, d) for i,r,d in bad)])
-    write_whole(path, out.getvalue().encode('utf-8', 'backslashreplace'))
+    csv.writer(out, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+    return out.getvalue().encode('utf-8', 'backslashreplace')
 
 def _save_array(path, a):
     b = io.BytesIO()
@@ -428,7 +431,7 @@ def _build(home, part_folder, items, decode, workers, progress):
     _save_array(part.folder/'rows.npy', rows)
     _save_array(part.folder/'digests.npy', digests)
     write_whole(part.folder/'names.json', json.dumps(items.names))
-    _write_table(part.folder/'bad.csv', items.names, bad)
+    write_whole(part.folder/'bad.csv', _csv([('row','name','reason','detail'), *((i, items.names[i], r, d) for i,r,d in bad)]))
     info = dict(version=_version, shape=[len(rows), *decode.shape], files=part.n, decode=asdict(decode), jpeg='simplejpeg' if simplejpeg else 'Pillow')
     write_whole(part.folder/'store.json', json.dumps(info))
     for f in part.folder.glob('shard-*.json'): f.unlink()
@@ -476,8 +479,7 @@ def store(files,           # paths in the order wanted (relative to `root`); or 
     folder = Path(folder) if folder else _default_folder()
     home = folder/name
     if not (home/'store.json').exists():
-        workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
-        _make(folder, home, items, decode, 1 if isinstance(items, _Items) else workers, progress)
+        _make(folder, home, items, decode, 1 if isinstance(items, _Items) else workers or num_cpus(), progress)
     st = Store(home)
     if strict and len(st.bad): raise StoreError(_complaint(st))
     return st

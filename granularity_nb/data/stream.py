@@ -10,9 +10,10 @@ import os
 import numpy as np
 from pathlib import Path
 from fastcore.basics import patch
-from .source import Files, Source, Split, _column
-from .store import Decode, ImageError, StoreError
+from .source import Source, Split, _column
+from .store import Decode, ImageError, StoreError, _csv
 from ..files import whole_file
+from ..labels.reading import image_types
 
 # %% ../../nbs/data/06_stream.ipynb #5f395bbd
 class FileImages:
@@ -52,9 +53,8 @@ def _one(self:FileImages, i):
 @patch
 def _list(self:FileImages, i, e):
     "Append a line to the list of bad files; short writes at the end of a file do not mix, whatever process they come from."
-    line = ','.join('"'+str(o).replace('"', '""')+'"' for o in (i, self.files[i], e.reason, e.detail))+'\n'
     fd = os.open(self.bad, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    try: os.write(fd, line.encode('utf-8', 'backslashreplace'))
+    try: os.write(fd, _csv([(i, str(self.files[i]), e.reason, e.detail)]))
     finally: os.close(fd)
 
 @patch
@@ -139,13 +139,11 @@ def read(self:TarFiles,
     return data
 
 # %% ../../nbs/data/06_stream.ipynb #dfdb55fa
-_endings = ('.jpg','.jpeg','.png','.webp','.bmp','.gif','.tif','.tiff')
-
 def _members(path):
     "(name, offset, size) of the images in one archive."
     import tarfile
     try:
-        with tarfile.open(path, 'r:') as t: return [(os.fsencode(m.name), m.offset_data, m.size) for m in t if m.isreg() and m.name.lower().endswith(_endings)]
+        with tarfile.open(path, 'r:') as t: return [(os.fsencode(m.name), m.offset_data, m.size) for m in t if m.isreg() and m.name.lower().endswith(image_types)]
     except tarfile.TarError as e: raise StoreError(f'{path} is not an uncompressed tar archive ({e}): unpack .gz and the like first') from None
 
 @patch(cls_method=True)
