@@ -4,12 +4,13 @@ from dataclasses import asdict, fields, replace
 import pytest
 from hypothesis import given, strategies as st
 from granularity_nb.study.plan import Plan, plan_from_dict, preset
-from granularity_nb.training.recipe import Recipe, TrainingError, optimizers, precisions, recipe_presets, schedules, without_defaults
+from granularity_nb.training.recipe import Recipe, TrainingError, heads, keeps_head, optimizers, precisions, recipe_presets, schedules, transfer_names, without_defaults
 
 positive,share = st.floats(1e-6, 10), st.floats(0, .99)
 recipes = st.builds(Recipe, epochs=st.integers(1, 300), bs=st.integers(2, 4096), lr=positive, wd=share, momentum=share, optimizer=st.sampled_from(optimizers),
                     schedule=st.sampled_from(schedules), warmup=st.floats(.01, .99), decay_norm_bias=st.booleans(), mixup=share, cutmix=share, ema=share, clip=share,
-                    accumulate=st.integers(1, 8), precision=st.sampled_from(precisions), channels_last=st.booleans(), compile=st.booleans(), prior_bias=st.booleans())
+                    accumulate=st.integers(1, 8), precision=st.sampled_from(precisions), channels_last=st.booleans(), compile=st.booleans(), prior_bias=st.booleans(),
+                    head=st.sampled_from(heads), layer_decay=st.floats(.01, 1))
 
 
 @given(recipes)
@@ -36,7 +37,7 @@ def test_a_plan_that_spells_out_defaults_is_the_same_plan():
 
 @pytest.mark.parametrize('bad', [dict(optimizer='adam'), dict(schedule='linear'), dict(precision='int8'), dict(epochs=0), dict(bs=1), dict(lr=0), dict(lr=float('nan')), dict(wd=-1),
                                  dict(momentum=1), dict(label_smoothing=1), dict(warmup=1), dict(warmup=0), dict(mixup=-1), dict(cutmix=float('inf')), dict(ema=1), dict(clip=-1),
-                                 dict(accumulate=0), dict(accumulate=1.5)], ids=str)
+                                 dict(accumulate=0), dict(accumulate=1.5), dict(head='mean'), dict(layer_decay=0), dict(layer_decay=1.1), dict(layer_decay=float('nan'))], ids=str)
 def test_impossible_settings_are_named(bad):
     with pytest.raises(TrainingError, match=next(iter(bad))): Recipe(**bad)
 
@@ -53,3 +54,8 @@ def test_every_figure_of_a_preset_has_a_source(name):
 def test_planning_needs_no_torch():
     code = 'import sys, granularity_nb.study.plan; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+
+
+def test_which_transfers_keep_the_head():
+    kept = {(how, head) for how in transfer_names for head in heads if keeps_head(how, Recipe(head=head))}
+    assert kept == {(how, head) for how in ('readout','marginal') for head in heads} | {('finetune','subclass-mean')}

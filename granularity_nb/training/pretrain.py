@@ -98,9 +98,11 @@ def new_classifier(source:Source,
     backbone = create_backbone(recipe.backbone, channels)
     return Classifier(backbone, n_classes)
 
-# %% ../../nbs/training/02_pretrain.ipynb #22fce0d1
+# %% ../../nbs/training/02_pretrain.ipynb #dfdafb79
 def _task(source, label_map, weights, recipe):
     "What the loaders give, and the loss if it is not the recipe's."
+    for k in ('head','layer_decay'):
+        if getattr(recipe, k) != getattr(Recipe(), k): raise TrainingError(f"recipe: {k}={getattr(recipe, k)!r} is for fine-tuning; pretraining begins from nothing, leave it out")
     if isinstance(label_map, LabelMap): return label_map, None
     if recipe.objective != 'auto': raise TrainingError(f"recipe: objective {recipe.objective!r} is for one label map; several use a weighted sum")
     leaves = next(iter(label_map.values())).leaves
