@@ -77,19 +77,18 @@ def compare(a,              # `Predictions` of one model
 # %% ../../nbs/training/06_compare.ipynb #9a4ddc2e
 def crossed_weights(n_seeds:int,       # runs
                     n_images:int,      # test images, the same in each run
-                    n_resamples:int,   # bootstrap samples
+                    n_resamples:int=2000, # bootstrap samples
                     seed:int=0,        # of the resampling
                    )->tuple:           # how often each seed (n_resamples, n_seeds) and each image (n_resamples, n_images) is drawn
     "Bootstrap samples of seeds and of images, drawn independently (Owen 2007, the pigeonhole bootstrap)."
     rng = np.random.default_rng(seed)
     return tuple(rng.multinomial(k, np.full(k, 1/k), size=n_resamples) for k in (n_seeds, n_images))
 
-def crossed_interval(x,                    # (n_seeds, n_images) values, such as differences
-                     level:float=.95,      # coverage
-                     n_resamples:int=2000, # bootstrap samples
-                     seed:int=0,           # of the resampling
-                    )->tuple:              # (low, high)
+def crossed_interval(x,               # (n_seeds, n_images) values, such as differences
+                     level:float=.95, # coverage
+                     **kw             # `n_resamples` and `seed`, for `crossed_weights`
+                    )->tuple:         # (low, high)
     "Bootstrap interval for the mean of `x` over seeds and images."
     x = np.asarray(x, float)
-    s,i = crossed_weights(*x.shape, n_resamples, seed)
+    s,i = crossed_weights(*x.shape, **kw)
     return tuple(np.quantile(((s@x)*i).sum(1)/x.size, [.5-level/2, .5+level/2]).tolist())
