@@ -325,7 +325,11 @@ def test_table_without_splits_or_hierarchy(tmp_path):
     (lambda t: t.drop(columns='path'), {}, "no column 'path', only 'label'"), (lambda t: t, dict(split='fold'), "no column 'fold'"),
     (lambda t: t.assign(path=t.path.str.replace('5.jpg', '55.jpg')), {}, "3 of 18 files do not exist, such as 'dog/poodle/55.jpg' in row 5"),
     (lambda t: t.assign(label=t.label.where(t.index != 3, 'dog//x')), {}, 'row 3.*empty name'), (lambda t: t.assign(label=t.label.where(t.index != 3)), {}, "'label' is empty in row 3"),
-    (lambda t: t.assign(split='test'), {}, "no row has 'train'")])
+    (lambda t: t.assign(split='test'), {}, "no row has 'train'"),
+    (lambda t: t.assign(breed=t.breed.where(t.index != 3, 'toy/poodle')), dict(label=['kind','breed']), r"t\.csv: name 'toy/poodle' in column 'breed', row 3 .*'/'.*write another character"),
+    (lambda t: t.assign(kind=t.kind.replace('cat', 'cat/lion')), dict(label=['kind','breed']), "name 'cat/lion' in column 'kind', row 12"),
+    (lambda t: t.assign(label=t.label.str.replace('/', '>').where(t.index != 5, 'dog>a/b')), dict(sep='>'), "name 'a/b' in column 'label', row 5"),
+    (lambda t: t, dict(sep=None), "name 'dog/poodle' in column 'label', row 0")])
 def test_table_refuses(tmp_path, change, kw, says):
     change(frame(tmp_path/'p')).to_csv(tmp_path/'p'/'t.csv', index=False)
     with pytest.raises(SourceError, match=says): Source.open('table', root=tmp_path/'p'/'t.csv', **kw)

@@ -9,7 +9,6 @@ __all__ = ['carve', 'SourceWarning', 'folder_source', 'table_source', 'tiny_imag
 # %% ../../nbs/data/04_images.ipynb #f48bfdaa
 import csv, os, re, warnings
 import numpy as np
-from functools import partial
 from pathlib import Path
 from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _pick
 from ..labels.alignment import superclasses
@@ -207,10 +206,12 @@ def _size(path):
 
 def _row_paths(table, columns, label, sep):
     "The label of each row as a path from the root down."
-    if not isinstance(label, str): return [*zip(*(columns[o] for o in label))]
-    out = [tuple(p.strip() for p in o.split(sep)) if sep else (o,) for o in columns[label]]
+    one = isinstance(label, str)
+    out = [tuple(p.strip() for p in o.split(sep)) if sep else (o,) for o in columns[label]] if one else [*zip(*(columns[o] for o in label))]
     bad = next((i for i,o in enumerate(out) if not all(o)), None)
-    if bad is not None: raise SourceError(f'{table}: the label in row {bad} (rows count from 0), {columns[label][bad]!r}, has an empty name in it; correct it, or pass sep=None if {sep!r} is part of a name')
+    if bad is not None: raise SourceError(f'{table}: the label in row {bad} (rows count from 0), {columns[label][bad]!r}, has an empty name in it; correct it'+(f', or pass sep=None if {sep!r} is part of a name' if sep != '/' else ''))
+    bad = next(((i, k) for i,o in enumerate(out) for k,p in enumerate(o) if '/' in p), None)
+    if bad is not None: raise SourceError(f"{table}: name {out[bad[0]][bad[1]]!r} in column {label if one else label[bad[1]]!r}, row {bad[0]} (rows count from 0), holds a '/', which stands between the names of a path: write another character for it")
     return out
 
 # %% ../../nbs/data/04_images.ipynb #d94a2d88
