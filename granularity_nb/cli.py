@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['parser', 'main']
 
-# %% ../nbs/cli.ipynb #b972874b
-import argparse, json, sys, time
+# %% ../nbs/cli.ipynb #567d6e21
+import argparse, json, os, sys, time, warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 # %% ../nbs/cli.ipynb #ee411f01
@@ -168,7 +169,7 @@ def _theory(args):
         if r['converged']<r['n']: print(f"\n{r['labels']} labels: {r['n']-r['converged']} of {r['n']} seeds did not bring the loss down; try more --neurons or another --lr")
     print(f"\n{time.time()-start:.0f} seconds. Table and figure: {args.out/'separation.md'}, {args.out/'separation.png'}")
 
-# %% ../nbs/cli.ipynb #efe7d797
+# %% ../nbs/cli.ipynb #6469df43
 def _friendly(command): # imported late: only when something has gone wrong
     if command == 'theory':
         from granularity_nb.theory.multiview import TheoryError
@@ -179,11 +180,24 @@ def _friendly(command): # imported late: only when something has gone wrong
     from granularity_nb.training.recipe import TrainingError
     return SourceError, HierarchyError, StudyError, TrainingError
 
+@contextmanager
+def _notes():
+    "Our own warnings as one line each, without the place in the code that gave them."
+    with warnings.catch_warnings():
+        show,said = warnings.showwarning,set()
+        def note(message, category, filename, *args, **kw):
+            if f'{os.sep}granularity_nb{os.sep}' not in filename: return show(message, category, filename, *args, **kw)
+            if str(message) not in said: print(f'granularity: note: {message}', file=sys.stderr)
+            said.add(str(message))
+        warnings.showwarning = note
+        yield
+
 def main(argv:list=None # arguments; the command line's if None
         )->int:         # exit code: 0, 2 for what the user can mend, 130 when interrupted
     "The `granularity` command."
     args = parser().parse_args(argv)
-    try: {'study': _study, 'report': _report, 'levels': _levels, 'theory': _theory}[args.command](args)
+    try:
+        with _notes(): {'study': _study, 'report': _report, 'levels': _levels, 'theory': _theory}[args.command](args)
     except KeyboardInterrupt:
         print('\ngranularity: stopped; what is done is kept, the same command goes on', file=sys.stderr)
         return 130

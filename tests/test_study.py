@@ -433,6 +433,12 @@ def test_steps_are_drawn_anew_with_the_seed():
     assert (a.split('train').images[:] != b.split('train').images[:]).any()
 
 
+def test_what_is_left_out_is_said_in_one_line(tmp_path, capsys):
+    assert main(['study','--levels','level:9','--transfers','readout,probe','--seeds','0','--images','200','--workers','1','--out',str(tmp_path/'s')]) == 0
+    err = [o for o in capsys.readouterr().err.splitlines() if 'level:9' in o]
+    assert len(err) == 1 and err[0].startswith('granularity: note: ') and 'readout left out' in err[0] and 'plan.py' not in err[0]
+
+
 def test_rates_and_another_data_set_on_the_command_line(tmp_path, capsys):
     out = tmp_path/'s'
     args = ['study','--levels','script','--transfers','probe','--seeds','0','--images','200','--workers','1','--lrs','0.1,0.3','--to','glyphs','--to-set','n_train=100','--to-set','n_test=100','--out',str(out)]

@@ -412,7 +412,7 @@ def target_for(self:Source,
     return target.after(images)
 
 # %% ../../nbs/data/01_source.ipynb #2473df02
-_built_in = {'glyphs': 'granularity_nb.data.glyphs'} # name → module that registers it
+_built_in = {'glyphs': 'granularity_nb.data.glyphs', 'digits': 'granularity_nb.data.digits'} # name → module that registers it
 _built_in |= dict.fromkeys(('tiny-imagenet','imagenet1k','imagenet21k','cifar100','inat21','folder','table'), 'granularity_nb.data.images')
 _makers = {}
 

@@ -300,6 +300,22 @@ presets = {
                             transfers=('finetune',), seeds=(100,), recipes={f'{a} lr {lr}': _pair(8, 6, lr=lr, augment=a) for a in ('none','shift:2') for lr in (.1, .3, 1., 3.)}),
 }
 
+# %% ../../nbs/study/01_plan.ipynb #bb295bdc
+def _cross(post, **kw):
+    "Pretraining as ever, then many epochs on few images of another data set; the baseline has as many epochs as both together."
+    few = dict(bs=16, augment='shift:2')
+    recipe = dict(pretrain=asdict(Recipe(epochs=8, lr=.3, augment='shift:2')), transfer=asdict(Recipe(epochs=post, **few)), direct=asdict(Recipe(epochs=8+post, **few)))
+    return Plan(data='glyphs', redraw=True, transfers=('probe','finetune'), seeds=(0,1,2,3,4), recipes={'shift': recipe},
+                maps=('image','character x font','character','base letter','segment','script','random-groups:base letter'), **kw)
+
+_five = dict(scripts=['Latin','Greek','Cyrillic','Armenian','Georgian'], max_chars=32) # up to 32 characters are the same ones in both fonts
+presets |= {
+    ('glyphs','fonts'): _cross(32, data_args=dict(n_train=3000, n_valid=100, n_test=100, faces=['sans','mono'], **_five),
+                               to='glyphs', to_args=dict(n_train=100, n_valid=100, n_test=2000, faces=['serif'], **_five), lrs=dict(transfer=[.003,.01,.03,.1], direct=[.03,.1,.3])),
+    ('glyphs','digits'): _cross(72, data_args=dict(n_train=3000, n_valid=100, n_test=100, max_chars=20),
+                                to='digits', to_args=dict(n_train=50, n_valid=100, n_test=1500), lrs=dict(transfer=[.03,.1,.3], direct=[.01,.03,.1,.3])),
+}
+
 # %% ../../nbs/study/01_plan.ipynb #211b3a9e
 def _photos(n, epochs, maps, transfers=('readout','probe','finetune','marginal'), seeds=(0,1,2), **kw):
     "Tiny-ImageNet at 32 × 32: `n` training images, drawn anew for each seed; every arm's learning rate is chosen on the 5,000 validation images."
