@@ -12,13 +12,10 @@ from pathlib import Path
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
 from fastai.callback.progress import CSVLogger
-from fastai.callback.schedule import ParamScheduler
-from fastai.learner import Recorder
 from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.imports import noop
 from ..files import whole_file, write_whole
-from .callbacks import EMA
 from .recipe import Recipe, TrainingError
 
 # %% ../../nbs/training/10_longrun.ipynb #4cbc6244

@@ -7,9 +7,8 @@ __all__ = ['evaluate_shift', 'adapt_batchnorm', 'batchnorm_shift']
 
 # %% ../../nbs/training/08_shift.ipynb #b52a7b84
 import copy
-import numpy as np, torch
+import torch
 from torch import nn
-from ..data.block import dataloaders
 from ..data.corrupt import corruption_names # also gives Source its `corrupted`
 from ..data.source import Source
 from ..labels.hierarchy import LabelMap
