@@ -311,3 +311,13 @@ def test_a_learner_trains_on_each():
         if spec == 'semantic': continue
         p,y,decoded = learn.get_preds(with_decoded=True)
         assert torch.allclose(p.sum(1), torch.ones(len(p)), atol=1e-5) and (decoded == y).float().mean() > .9, spec
+
+
+def test_sigmoid_sum_is_reached_by_its_name():
+    h = Hierarchy.from_edges([('a','x'), ('a','y'), ('b','x'), ('c','y'), ('x','r'), ('y','r')])
+    m = h.level(1)
+    assert m.multi
+    x,y = torch.randn(5, m.n_classes),(torch.rand(5, m.n_classes) > .5).float()
+    mean,total = objective('sigmoid', m)(x, y),objective('sigmoid:sum', m)(x, y)
+    assert torch.allclose(total, m.n_classes*mean) and torch.allclose(total, torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction='sum')/5)
+    with pytest.raises(TrainingError, match="'total' is not 'sum'"): objective('sigmoid:total', m)

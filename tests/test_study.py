@@ -176,6 +176,7 @@ tiny = Plan(data_args=dict(n_train=200, n_valid=50, n_test=50, max_chars=10), re
                                       (dict(maps=('direct',)), 'direct'), (dict(threads=0), 'threads'), (dict(recipes=tiny.recipes | {'again': tiny.recipes['plain']}), 'same'),
                                       (dict(recipes={'a': tiny.recipes['plain'] | dict(direct=dict(epochs=3))}), '14'), (dict(maps=('image:x',)), 'image:x'),
                                       (dict(recipes={'a': dict(pretrain=dict(lr=-1), transfer={})}), 'lr'), (dict(recipes={'a': {}}), "'a'"),
+                                      (dict(recipes={'a': tiny.recipes['plain'] | dict(multi=dict(epochs=3))}), 'multi'),
                                       (dict(lrs={'probe': [.1]}), 'probe'), (dict(lrs={'direct': []}), 'direct'), (dict(lrs={'transfer': [.1,.1]}), 'transfer'), (dict(lrs={'transfer': [0.]}), 'transfer'),
                                       (dict(to='glyphs'), 'readout'), (dict(to_args=dict(n_train=10)), 'without `to`'), (dict(maps=('kmeans-within:many',)), 'many'),
                                       (dict(to='glyphs', transfers=('probe',), maps=('kmeans-within:20',)), 'kmeans'), (dict(maps=('kmeans-across:20',), transfers=('readout',)), 'kmeans-across')])
@@ -424,6 +425,21 @@ def test_transfer_to_another_data_set(tmp_path):
     assert not set(ckpt.info['data_args']['faces']) & set(target.args['faces'])
     p = load_predictions(next((tmp_path/'s'/'runs'/rs[1].id/'transfers').glob('probe-*'))/'predictions.npz')['test']
     assert (p.truth == target.target.encode(target.split('test').leaf)).all(), 'tested on the other data set'
+
+
+def test_maps_with_several_classes_a_leaf_may_have_a_recipe_of_their_own():
+    from granularity_nb.data.source import Source, register
+    from granularity_nb.labels.hierarchy import Hierarchy
+    h = Hierarchy.from_edges([('dog','pet'), ('dog','canine'), ('cat','pet'), ('wolf','canine'), ('pet','all'), ('canine','all')])
+    split = lambda n: (np.zeros((n,8,8), np.uint8), np.arange(n)%3)
+    from granularity_nb.data.source import Split
+    register('pets')(lambda: Source('pets', h, {k: Split(*split(12)) for k in ('train','valid','test')}, h.level(0)))
+    plain = dict(pretrain=dict(epochs=1), transfer=dict(epochs=1))
+    own = plain | dict(multi=dict(epochs=1, objective='sigmoid:sum', prior_bias=True))
+    plans = [Plan(data='pets', maps=('level:0','level:1'), transfers=('probe',), seeds=(0,), recipes={'r': r}) for r in (plain, own)]
+    a,b = ({r.map: r for r in runs(p)} for p in plans)
+    assert a['level:0'].id == b['level:0'].id and a['level:1'].id != b['level:1'].id and a['direct'].id == b['direct'].id
+    assert b['level:1'].config['recipe']['objective'] == 'sigmoid:sum'
 
 
 def test_steps_are_drawn_anew_with_the_seed():

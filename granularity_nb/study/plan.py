@@ -75,7 +75,7 @@ def n_seen(source:Source, m:LabelMap)->int:
     codes = m.encode(list(leaf))
     return int(codes.any(0).sum()) if m.multi else len(set(codes.tolist()))
 
-# %% ../../nbs/study/01_plan.ipynb #31d6bcf8
+# %% ../../nbs/study/01_plan.ipynb #f3404d6e
 def _recipes(): return {'plain': dict(pretrain=asdict(Recipe(epochs=8)), transfer=asdict(Recipe(epochs=6)))}
 
 def _plain(recipes): # settings that recipes have got since, at their defaults, do not make another plan
@@ -91,7 +91,7 @@ class Plan:
     maps:tuple=('script','base letter')   # label maps to pretrain on, see `label_map`
     transfers:tuple=('readout','finetune') # ways to the target, see `transfer`
     seeds:tuple=(0,1)                     # one whole repetition each
-    recipes:dict=field(default_factory=_recipes) # name → {'pretrain': recipe, 'transfer': recipe}, and 'direct' if the baseline has its own
+    recipes:dict=field(default_factory=_recipes) # name → {'pretrain': recipe, 'transfer': recipe}; also 'direct' and 'multi', if the baseline and maps that give a leaf several classes have their own
     splits:tuple=('test',)                # where the error is measured
     device:str='cpu'                      # torch device
     threads:int=1                         # torch threads of a run; part of the result's identity on a CPU
@@ -128,7 +128,7 @@ def plan_from_dict(d:dict # as made by `Plan.to_dict`
     if extra: raise StudyError(f"plan: unknown setting {extra[0]!r}; there are: {', '.join(Plan.__dataclass_fields__)}")
     return checked(Plan(**{k: tuple(v) if isinstance(v, list) else v for k,v in d.items()}))
 
-# %% ../../nbs/study/01_plan.ipynb #50418d52
+# %% ../../nbs/study/01_plan.ipynb #9212000e
 def _check_list(name, values, known=None):
     if not values: raise StudyError(f"plan: {name} is empty; give at least one")
     twice = [o for o in values if list(values).count(o) > 1]
@@ -165,10 +165,11 @@ def checked(plan:Plan)->Plan:
     for s in plan.seeds:
         if isinstance(s, bool) or not isinstance(s, int) or s < 0: raise StudyError(f"plan: seed {s!r} is not a whole number from 0")
     for name,r in plan.recipes.items():
-        if set(r)-{'direct'} != {'pretrain','transfer'}: raise StudyError(f"plan: recipe {name!r} needs 'pretrain' and 'transfer' (and may have 'direct'), got: {', '.join(r) or 'nothing'}")
+        if set(r)-{'direct','multi'} != {'pretrain','transfer'}: raise StudyError(f"plan: recipe {name!r} needs 'pretrain' and 'transfer' (and may have 'direct' and 'multi'), got: {', '.join(r) or 'nothing'}")
         try: rs = {k: Recipe.from_dict(o) for k,o in r.items()}
         except (TrainingError, TypeError) as e: raise StudyError(f"plan: recipe {name!r}: {e}") from None
         total = rs['pretrain'].epochs+rs['transfer'].epochs
+        if 'multi' in rs and rs['multi'].epochs != rs['pretrain'].epochs: raise StudyError(f"plan: recipe {name!r}: 'multi' must have the epochs of 'pretrain', {rs['pretrain'].epochs}, not {rs['multi'].epochs}")
         if 'direct' in rs and rs['direct'].epochs != total: raise StudyError(f"plan: recipe {name!r}: 'direct' must have the epochs of pretraining and transfer together, {total}, not {rs['direct'].epochs}")
     return plan
 
@@ -232,7 +233,7 @@ def _without_head(plan, why):
     if left != tuple(plan.transfers): warnings.warn(f"{why}: {' and '.join(o for o in plan.transfers if o not in left)} left out for it")
     return left
 
-# %% ../../nbs/study/01_plan.ipynb #aa13ea83
+# %% ../../nbs/study/01_plan.ipynb #4a3c2b27
 def _config(plan, source, spec, seed, r, **kw):
     name = plan.to if spec == 'direct' and plan.to else plan.data
     return dict(data=name, data_args=source.args, data_digest=_data_digest(source), map=spec, recipe=r, seed=seed, device=plan.device, threads=plan.threads) | kw
@@ -251,15 +252,16 @@ def _direct(plan, to, recipe, seed):
 
 def _run(plan, source, to, direct, spec):
     "A run on a label map; `direct` is the baseline of the same recipe and seed, whose features make the clusters."
-    kind,arg = _kind(source, spec)
+    (kind,arg),recipe = _kind(source, spec),plan.recipes[direct.recipe]
+    r = recipe['pretrain']
     if kind in _clustered:
         more = dict(digest=_digest([spec, direct.seed, direct.id]), n_classes=_amount(source, arg), features=direct.id)
         can = tuple(plan.transfers) if kind == 'kmeans-within' else _without_head(plan, f"label map {spec!r} has classes that lie in several target classes")
     else:
         m = label_map(source, spec, direct.seed)
-        more = dict(digest=m.digest, n_classes=n_seen(source, m))
+        r,more = recipe.get('multi', r) if m.multi else r, dict(digest=m.digest, n_classes=n_seen(source, m))
         can = tuple(plan.transfers) if plan.to else _possible(plan, source, spec, m)
-    config = _config(plan, source, spec, direct.seed, plan.recipes[direct.recipe]['pretrain'], **more)
+    config = _config(plan, source, spec, direct.seed, r, **more)
     return Run(direct.recipe, spec, direct.seed, can, config, direct.transfer)
 
 # %% ../../nbs/study/01_plan.ipynb #a4e19f5f
@@ -316,12 +318,13 @@ presets |= {
                                 to='digits', to_args=dict(n_train=50, n_valid=100, n_test=1500), lrs=dict(transfer=[.03,.1,.3], direct=[.01,.03,.1,.3])),
 }
 
-# %% ../../nbs/study/01_plan.ipynb #211b3a9e
+# %% ../../nbs/study/01_plan.ipynb #05abe480
 def _photos(n, epochs, maps, transfers=('readout','probe','finetune','marginal'), seeds=(0,1,2), **kw):
-    "Tiny-ImageNet at 32 × 32: `n` training images, drawn anew for each seed; every arm's learning rate is chosen on the 5,000 validation images."
-    recipe = _pair(*epochs, bs=128, lr=.3, augment='crop:4+flip')
+    "Tiny-ImageNet at 32 × 32: `n` training images, drawn anew for each seed; learning rates are chosen on the 5,000 validation images."
+    same = dict(bs=128, lr=.3, augment='crop:4+flip')
+    recipe = _pair(*epochs, **same) | dict(multi=asdict(Recipe(epochs=epochs[0], objective='sigmoid:sum', prior_bias=True, **same)))
     return Plan(data='tiny-imagenet', data_args=dict(size=32, steps=[['subsample', dict(n=n)]]), redraw=True, maps=maps, transfers=transfers, seeds=seeds, recipes={'plain': recipe},
-                **dict(lrs=dict(direct=[.2,.6], transfer=[.05,.2])) | kw)
+                **dict(lrs=dict(direct=[.07,.2,.6], transfer=[.05,.2])) | kw)
 
 _two = dict(maps=('leaf','superclass'), transfers=('readout','finetune'))
 presets |= {

@@ -242,7 +242,7 @@ def _number(spec, arg, default):
     try: return float(arg) if arg else default
     except ValueError: raise TrainingError(f"objective {spec!r}: {arg!r} is not a number") from None
 
-def objective(spec:str,                 # 'auto', 'softmax:0.1' (smoothing), 'sigmoid', 'hxe:0.5' (α), 'soft:10' (β), 'semantic:0.1' (smoothing)
+def objective(spec:str,                 # 'auto', 'softmax:0.1' (smoothing), 'sigmoid', 'sigmoid:sum', 'hxe:0.5' (α), 'soft:10' (β), 'semantic:0.1' (smoothing)
               label_map:LabelMap,       # the classes that the loader gives
               hierarchy:Hierarchy=None, # needed by 'hxe', 'soft' and 'semantic'; its nodes include the classes
              )->Objective:
@@ -252,7 +252,9 @@ def objective(spec:str,                 # 'auto', 'softmax:0.1' (smoothing), 'si
     if name == 'auto': name = 'sigmoid' if label_map.multi else 'softmax'
     if (name == 'sigmoid') != label_map.multi:
         raise TrainingError(f"objective {name!r} does not fit {label_map.name!r}, which gives a leaf {'several classes: use sigmoid, or cut it with a single-path policy' if label_map.multi else 'one class: use softmax'}")
-    if name == 'sigmoid': return Sigmoid(label_map.n_classes)
+    if name == 'sigmoid':
+        if arg not in ('', 'sum'): raise TrainingError(f"objective {spec!r}: {arg!r} is not 'sum'; without it the mean over classes is taken")
+        return Sigmoid(label_map.n_classes, arg == 'sum')
     if name == 'softmax': return Softmax(label_map.n_classes, _number(spec, arg, 0.))
     if hierarchy is None: raise TrainingError(f"objective {name!r} needs the hierarchy above the classes")
     over = class_hierarchy(hierarchy, label_map)
