@@ -405,3 +405,14 @@ def test_from_datasets():
     assert not any(m.multi for m in from_datasets('own', dict(train=Fake()), dag).levels.values())
     with pytest.raises(SourceError, match='has no classes'): from_datasets('own', dict(train=[(0, 0)]), h)
     with pytest.raises(HierarchyError, match='unknown leaf'): from_datasets('own', dict(train=Fake()), h, classes=['cat','poodle'])
+
+
+def test_lists_and_stores_share_one_cache_folder(monkeypatch, tmp_path):
+    from granularity_nb.data.images import _cache
+    from granularity_nb.files import cache_folder
+    monkeypatch.delenv('GRANULARITY_CACHE', raising=False)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'xdg'))
+    assert _cache(None) == str(cache_folder()) == str(tmp_path/'xdg'/'granularity_nb')
+    monkeypatch.setenv('GRANULARITY_CACHE', str(tmp_path/'own'))
+    assert _cache(None) == str(cache_folder()) == str(tmp_path/'own')
+    assert _cache(tmp_path/'given') == str(tmp_path/'given')

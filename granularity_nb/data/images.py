@@ -10,6 +10,7 @@ __all__ = ['carve', 'SourceWarning', 'folder_source', 'table_source', 'tiny_imag
 import csv, os, re, warnings
 import numpy as np
 from pathlib import Path
+from ..files import cache_folder
 from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _pick
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, LabelMap
@@ -51,7 +52,7 @@ def _root(name, root, holds):
 def _cache(cache):
     "The folder for lists of files."
     if cache is not None: return os.path.abspath(os.path.expanduser(cache))
-    return os.environ.get('GRANULARITY_CACHE') or os.path.join(os.path.expanduser('~'), '.cache', 'granularity_nb')
+    return os.fspath(cache_folder())
 
 # %% ../../nbs/data/04_images.ipynb #28cfe19b
 def _how_many(what, share, n):

@@ -6,7 +6,7 @@
 __all__ = ['reasons', 'StoreError', 'ImageError', 'Decode', 'Store', 'store']
 
 # %% ../../nbs/data/03_store.ipynb #6b54b5d3
-import errno, hashlib, io, json, os, shutil, stat, sys, threading, warnings, zlib
+import errno, hashlib, io, json, os, re, shutil, stat, sys, threading, warnings, zlib
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import IN_NOTEBOOK, num_cpus, patch
-from ..files import write_whole
+from ..files import cache_folder, write_whole
 
 # %% ../../nbs/data/03_store.ipynb #e81d2456
 reasons = 'missing','unreadable','empty','not an image','truncated','corrupt','too large','unsupported'
@@ -47,7 +47,6 @@ def _read(path):
 # %% ../../nbs/data/03_store.ipynb #40042069
 try: import simplejpeg
 except ImportError: simplejpeg = None
-import re
 
 def _harmless(warning):
     "libjpeg's warnings about images that are whole: up to 16 stray bytes before a marker, unknown Adobe codes."
@@ -441,9 +440,6 @@ def _build(home, part_folder, items, decode, workers, progress):
         shutil.rmtree(part.folder) # another process was first
 
 # %% ../../nbs/data/03_store.ipynb #69e46153
-def _default_folder():
-    return Path(os.environ.get('GRANULARITY_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'granularity_nb')/'stores'
-
 def _room(folder, need):
     free = shutil.disk_usage(folder).free
     if need > free: raise StoreError(f'the store needs {need/1e9:.1f} GB, but {folder} has {free/1e9:.1f} GB free; pass another `folder`, or a smaller `size`')
@@ -476,7 +472,7 @@ def store(files,           # paths in the order wanted (relative to `root`); or 
     decode,items = Decode(size, mode, fit, max_pixels),_items(files, root, key)
     how = json.dumps([_version, asdict(decode), bool(simplejpeg)])
     name = hashlib.blake2b((items.fingerprint()+how).encode(), digest_size=10).hexdigest()
-    folder = Path(folder) if folder else _default_folder()
+    folder = Path(folder) if folder else cache_folder()/'stores'
     home = folder/name
     if not (home/'store.json').exists():
         _make(folder, home, items, decode, 1 if isinstance(items, _Items) else workers or num_cpus(), progress)
