@@ -177,6 +177,9 @@ tiny = Plan(data_args=dict(n_train=200, n_valid=50, n_test=50, max_chars=10), re
                                       (dict(recipes={'a': tiny.recipes['plain'] | dict(direct=dict(epochs=3))}), '14'), (dict(maps=('image:x',)), 'image:x'),
                                       (dict(recipes={'a': dict(pretrain=dict(lr=-1), transfer={})}), 'lr'), (dict(recipes={'a': {}}), "'a'"),
                                       (dict(recipes={'a': tiny.recipes['plain'] | dict(multi=dict(epochs=3))}), 'multi'),
+                                      (dict(recipes={'a': dict(pretrain=dict(epochs=1, objective='semantic'), transfer=dict(epochs=1))}), 'semantic'),
+                                      (dict(to='glyphs', transfers=('finetune',), recipes={'a': dict(pretrain=dict(epochs=1), transfer=dict(epochs=1, head='subclass-mean'))}), 'finetune'),
+                                      (dict(maps=('level:9',), transfers=('finetune',), recipes={'a': dict(pretrain=dict(epochs=1), transfer=dict(epochs=1, head='subclass-mean'))}), 'level:9'),
                                       (dict(lrs={'probe': [.1]}), 'probe'), (dict(lrs={'direct': []}), 'direct'), (dict(lrs={'transfer': [.1,.1]}), 'transfer'), (dict(lrs={'transfer': [0.]}), 'transfer'),
                                       (dict(to='glyphs'), 'readout'), (dict(to_args=dict(n_train=10)), 'without `to`'), (dict(maps=('kmeans-within:many',)), 'many'),
                                       (dict(to='glyphs', transfers=('probe',), maps=('kmeans-within:20',)), 'kmeans'), (dict(maps=('kmeans-across:20',), transfers=('readout',)), 'kmeans-across')])
@@ -300,7 +303,7 @@ def test_transfers_that_a_label_map_forbids_are_left_out(tmp_path):
                 recipes={'plain': dict(pretrain=asdict(Recipe(epochs=1)), transfer=asdict(Recipe(epochs=1)))})
     with pytest.warns(UserWarning, match="level:9.*readout left out"): rs = runs(plan)
     assert {r.map: r.transfers for r in rs} == {'direct': ('direct',), 'script': ('readout','finetune'), 'level:9': ('finetune',)}
-    with pytest.raises(StudyError, match="level:9.*readout cannot be done; add 'probe' or 'finetune'"): runs(replace(plan, transfers=('readout',)))
+    with pytest.raises(StudyError, match="level:9.*readout cannot be done; add 'probe' or 'finetune' with a fresh head"): runs(replace(plan, transfers=('readout',)))
     with pytest.warns(UserWarning): table = pd.read_parquet(run(plan, tmp_path/'s', workers=1))
     assert set(zip(table.label_map, table.transfer)) == {('direct','direct'), ('script','readout'), ('script','finetune'), ('level:9','finetune')}
     assert (report(tmp_path/'s').parent/'report.md').exists()

@@ -6,13 +6,13 @@
 __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 'Plan', 'plan_from_dict', 'checked', 'Run',
            'open_source', 'open_target', 'runs', 'preset']
 
-# %% ../../nbs/study/01_plan.ipynb #3766bce7
+# %% ../../nbs/study/01_plan.ipynb #810b2482
 import hashlib, json, math, warnings
 from dataclasses import asdict, dataclass, field, replace
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
-from ..training.recipe import Recipe, TrainingError, transfer_names, without_defaults
+from ..training.recipe import Recipe, TrainingError, keeps_head, transfer_names, without_defaults
 
 # %% ../../nbs/study/01_plan.ipynb #cfa98f1e
 class StudyError(ValueError):
@@ -128,7 +128,7 @@ def plan_from_dict(d:dict # as made by `Plan.to_dict`
     if extra: raise StudyError(f"plan: unknown setting {extra[0]!r}; there are: {', '.join(Plan.__dataclass_fields__)}")
     return checked(Plan(**{k: tuple(v) if isinstance(v, list) else v for k,v in d.items()}))
 
-# %% ../../nbs/study/01_plan.ipynb #9212000e
+# %% ../../nbs/study/01_plan.ipynb #35dd1a91
 def _check_list(name, values, known=None):
     if not values: raise StudyError(f"plan: {name} is empty; give at least one")
     twice = [o for o in values if list(values).count(o) > 1]
@@ -143,12 +143,14 @@ def _check_rates(lrs):
         if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values) or any(isinstance(o, bool) or not isinstance(o, (int, float)) or not 0 < o < math.inf for o in values):
             raise StudyError(f"plan: lrs of {name!r} must be different positive numbers, at least one, not {values!r}")
 
+def _keeps(plan, recipe, how): return keeps_head(how, Recipe.from_dict(plan.recipes[recipe]['transfer']))
+
 def _check_other(plan):
     "Another data set to transfer to: no head can be kept."
     if plan.to is None:
         if plan.to_args: raise StudyError("plan: to_args without `to`, the name of the data set to transfer to")
         return
-    kept = [o for o in plan.transfers if o in ('readout','marginal')]
+    kept = [o for o in plan.transfers if any(_keeps(plan, r, o) for r in plan.recipes)]
     if kept: raise StudyError(f"plan: {kept[0]!r} keeps the pretrained head, which knows no class of {plan.to!r}; use 'probe' and 'finetune'")
     clustered = [o for o in plan.maps if o.partition(':')[0] in _clustered]
     if clustered: raise StudyError(f"plan: {clustered[0]!r} takes its features from the direct baseline, which is trained on {plan.to!r} here; leave it out")
@@ -160,7 +162,7 @@ def checked(plan:Plan)->Plan:
     if 'direct' in plan.maps: raise StudyError("plan: 'direct' is no label map; that baseline comes with every plan")
     texts = [json.dumps(r, sort_keys=True) for r in plan.recipes.values()]
     if len(set(texts)) < len(texts): raise StudyError(f"plan: two of the recipes {', '.join(plan.recipes)} are the same; leave one out")
-    _check_rates(plan.lrs); _check_other(plan)
+    _check_rates(plan.lrs)
     if isinstance(plan.threads, bool) or not isinstance(plan.threads, int) or plan.threads < 1: raise StudyError(f"plan: threads must be a whole number from 1, got {plan.threads!r}")
     for s in plan.seeds:
         if isinstance(s, bool) or not isinstance(s, int) or s < 0: raise StudyError(f"plan: seed {s!r} is not a whole number from 0")
@@ -171,6 +173,8 @@ def checked(plan:Plan)->Plan:
         total = rs['pretrain'].epochs+rs['transfer'].epochs
         if 'multi' in rs and rs['multi'].epochs != rs['pretrain'].epochs: raise StudyError(f"plan: recipe {name!r}: 'multi' must have the epochs of 'pretrain', {rs['pretrain'].epochs}, not {rs['multi'].epochs}")
         if 'direct' in rs and rs['direct'].epochs != total: raise StudyError(f"plan: recipe {name!r}: 'direct' must have the epochs of pretraining and transfer together, {total}, not {rs['direct'].epochs}")
+        if rs.get('direct', rs['pretrain']).objective.startswith('semantic'): raise StudyError(f"plan: recipe {name!r}: the direct baseline's outputs must be the target's classes, which those of 'semantic' are not; give it a 'direct' recipe with another objective")
+    _check_other(plan)
     return plan
 
 # %% ../../nbs/study/01_plan.ipynb #9b4f281c
@@ -198,7 +202,7 @@ class Run:
         n = self.transfer['recipe']['epochs']*len(self.transfer.get('lrs', 'x'))
         return e | {how: n if how in trained_transfers else 1 for how in self.transfers}
 
-# %% ../../nbs/study/01_plan.ipynb #ee90819e
+# %% ../../nbs/study/01_plan.ipynb #7f879b3b
 def open_source(plan:Plan, seed:int, # of the repetition
                )->Source:
     "The source of a repetition; its training images depend on the seed if the plan redraws them."
@@ -221,19 +225,19 @@ def _data_digest(source):
     for name,s in sorted(source.splits.items()): h.update(name.encode()+s.leaf.astype('<i4').tobytes()+s.digest.encode())
     return h.hexdigest()[:16]
 
-def _possible(plan, source, spec, m):
+def _possible(plan, source, recipe, spec, m):
     "The plan's transfers that a label map allows: to keep its head, each of its classes must lie in one target class."
     if not m.multi and m.refines(source.target_for(m)): return tuple(plan.transfers)
-    return _without_head(plan, f"label map {spec!r} {'gives a leaf several classes' if m.multi else 'has classes that lie in several target classes'}")
+    return _without_head(plan, recipe, f"label map {spec!r} {'gives a leaf several classes' if m.multi else 'has classes that lie in several target classes'}")
 
-def _without_head(plan, why):
+def _without_head(plan, recipe, why):
     "The plan's transfers without those that keep the pretrained head."
-    left = tuple(o for o in plan.transfers if o not in ('readout','marginal'))
-    if not left: raise StudyError(f"plan: {why}, so that {' and '.join(plan.transfers)} cannot be done; add 'probe' or 'finetune', or leave the map out")
+    left = tuple(o for o in plan.transfers if not _keeps(plan, recipe, o))
+    if not left: raise StudyError(f"plan: {why}, so that {' and '.join(plan.transfers)} cannot be done; add 'probe' or 'finetune' with a fresh head, or leave the map out")
     if left != tuple(plan.transfers): warnings.warn(f"{why}: {' and '.join(o for o in plan.transfers if o not in left)} left out for it")
     return left
 
-# %% ../../nbs/study/01_plan.ipynb #4a3c2b27
+# %% ../../nbs/study/01_plan.ipynb #e3fb5ca4
 def _config(plan, source, spec, seed, r, **kw):
     name = plan.to if spec == 'direct' and plan.to else plan.data
     return dict(data=name, data_args=source.args, data_digest=_data_digest(source), map=spec, recipe=r, seed=seed, device=plan.device, threads=plan.threads) | kw
@@ -256,11 +260,11 @@ def _run(plan, source, to, direct, spec):
     r = recipe['pretrain']
     if kind in _clustered:
         more = dict(digest=_digest([spec, direct.seed, direct.id]), n_classes=_amount(source, arg), features=direct.id)
-        can = tuple(plan.transfers) if kind == 'kmeans-within' else _without_head(plan, f"label map {spec!r} has classes that lie in several target classes")
+        can = tuple(plan.transfers) if kind == 'kmeans-within' else _without_head(plan, direct.recipe, f"label map {spec!r} has classes that lie in several target classes")
     else:
         m = label_map(source, spec, direct.seed)
         r,more = recipe.get('multi', r) if m.multi else r, dict(digest=m.digest, n_classes=n_seen(source, m))
-        can = tuple(plan.transfers) if plan.to else _possible(plan, source, spec, m)
+        can = tuple(plan.transfers) if plan.to else _possible(plan, source, direct.recipe, spec, m)
     config = _config(plan, source, spec, direct.seed, r, **more)
     return Run(direct.recipe, spec, direct.seed, can, config, direct.transfer)
 
