@@ -96,7 +96,17 @@ def parser()->argparse.ArgumentParser:
     _add_theory(sub)
     return p
 
-# %% ../nbs/cli.ipynb #a9893f1b
+# %% ../nbs/cli.ipynb #74782298
+def _without_pixels(data): # labels are enough, nothing is decoded
+    from granularity_nb.data.source import source_arguments
+    return dict(size=None) if 'size' in source_arguments(data) else {}
+
+def _shared_splits(plan):
+    "The splits of a preset that the data set to transfer to has too; a 'shifted' one is the glyphs' own."
+    from granularity_nb.data.source import Source
+    have = Source.open(plan.to, **_without_pixels(plan.to) | plan.to_args).splits
+    return tuple(o for o in plan.splits if o in have) or plan.splits
+
 def _plan(args):
     from dataclasses import replace
     from granularity_nb.study.plan import StudyError, checked, preset
@@ -106,6 +116,7 @@ def _plan(args):
     plan = preset(args.data, args.preset, _data_args(args))
     given = dict(maps=args.levels, transfers=args.transfers, seeds=args.seeds, device=args.device, lrs=args.lrs, to=args.to, to_args=dict(args.to_set) or None)
     plan = replace(plan, **{k: v for k,v in given.items() if v is not None})
+    if args.to: plan = replace(plan, splits=_shared_splits(plan))
     if args.images: plan = replace(plan, data_args=plan.data_args | (dict(n_train=args.images) if 'n_train' in source_arguments(args.data) else dict(steps=[['subsample', dict(n=args.images)]])))
     return checked(plan)
 
@@ -138,15 +149,15 @@ def _study(args):
     print('\n'+'\n'.join(findings(results)))
     print(f"\n{(time.time()-start)/60:.1f} minutes. The report with the curve: {path}")
 
-# %% ../nbs/cli.ipynb #a388f162
+# %% ../nbs/cli.ipynb #4bf31acf
 def _report(args):
     from granularity_nb.study.report import report
     print(report(args.folder))
 
 def _levels(args):
     import numpy as np, pandas as pd
-    from granularity_nb.data.source import Source, source_arguments
-    source = Source.open(args.data, **(dict(size=None) if 'size' in source_arguments(args.data) else {}) | _data_args(args))
+    from granularity_nb.data.source import Source
+    source = Source.open(args.data, **_without_pixels(args.data) | _data_args(args))
     leaf,rows = source.split('train').leaf,[]
     for name,m in source.levels.items():
         n = source.counts(m)

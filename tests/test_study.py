@@ -445,6 +445,13 @@ def test_maps_with_several_classes_a_leaf_may_have_a_recipe_of_their_own():
     assert b['level:1'].config['recipe']['objective'] == 'sigmoid:sum'
 
 
+def test_a_split_that_the_other_data_set_lacks_is_left_out_of_a_preset():
+    from granularity_nb.cli import _plan, parser
+    for to,splits in (('digits', ('test',)), ('glyphs', ('test','shifted'))):
+        plan = _plan(parser().parse_args(['study','--to',to,'--transfers','probe']))
+        assert plan.splits == splits and runs(plan)
+
+
 def test_steps_are_drawn_anew_with_the_seed():
     plan = replace(tiny, data_args=tiny.data_args | dict(steps=[['subsample', dict(n=50)]]), seeds=(0,1))
     a,b = (open_source(plan, s) for s in (0,1))
