@@ -3,7 +3,7 @@
 `nbdev_proc_nbs` writes _proc/, the notebooks with API entries and links. Here they become pages for MyST-NB and Sphinx
 (conf.py): a folder of nbs/ is a section, a notebook in it a page. No Quarto, nothing is fetched, outputs are the stored ones.
 Each page also comes as Markdown (labels/x.html.md), and llms.txt lists these."""
-import ast, importlib, os, re, shutil, sys
+import importlib, os, re, shutil, sys
 from pathlib import Path
 from posixpath import dirname, relpath
 
@@ -18,15 +18,8 @@ HOST = f'{cfg.doc_host}{cfg.doc_baseurl}/'
 OTHERS = {'docs/cite.md': 'cite.md', 'CONTRIBUTING.md': 'contributing.md', 'CHANGELOG.md': 'changelog.md'}
 HIDE = {'remove-input': {'echo: false', 'hide_input'}, 'remove-output': {'output: false', 'hide_output'}}
 
-def only_imports(cell, wanted=processors._do_eval):
-    "Shall nbdev run the cell for `show_doc`? As it decides, but for cells that do more than import."
-    if not cell.source: return
-    only = all(isinstance(o, (ast.Import, ast.ImportFrom)) for o in cell.parsed_() or [])
-    needed = only or 'show_doc(' in cell.source or {'export', 'exports', 'exporti'} & cell.directives_.keys()
-    return needed and wanted(cell)
-
 # not below `__main__`: nbdev's worker processes import this file and need these, too
-quarto._ensure_quarto,processors._do_eval,showdoc.BasicMarkdownRenderer = lambda: None, only_imports, entries.Entry
+quarto._ensure_quarto,showdoc.BasicMarkdownRenderer = lambda: None, entries.Entry
 
 def move(to, src, pages, names):
     "The link `to` in the file `src` as the site has it: an API entry, a page, a picture, or a file on GitHub."

@@ -164,6 +164,17 @@ def test_notebook_is_clean(path):
         for o in c['outputs']: assert o['output_type'] != 'error' and o.get('execution_count') is None, c['id']
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: str(o.relative_to(ROOT/'nbs')))
+def test_imports_stand_in_cells_of_their_own(path):
+    "nbdev runs every cell that imports, to show signatures; what else stands in it is run too."
+    for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        source = ''.join(c['source'])
+        if c['cell_type'] != 'code' or re.search(r'^#\| *(export|exports|exporti|exec_doc|eval: *false)\b', source, re.M) or re.search('^[!%]', source, re.M): continue
+        nodes = list(ast.walk(ast.parse(source)))
+        mixed = any(isinstance(o, (ast.Import, ast.ImportFrom)) for o in nodes) and any(isinstance(o, (ast.Expr, ast.Assign)) for o in nodes)
+        assert not mixed, f"{c['id']}: imports and other code in one cell"
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: str(o.relative_to(ROOT/'nbs')))
 def test_notebook_names_no_machine(path):
     "Neither code nor outputs (a warning that was stored, say) hold paths of somebody's machine."
     for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
