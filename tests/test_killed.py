@@ -1,7 +1,8 @@
 "kill -9 at ten random moments: the run ends with the weights of the one that was left alone."
 import csv, multiprocessing as mp, os, time
 import numpy as np, pytest, torch
-from test_longrun import equal, make_bars, weights
+from bars import make_bars
+from test_longrun import equal, weights
 from granularity_nb.training.longrun import _load_json
 from granularity_nb.training.pretrain import pretrain
 from granularity_nb.training.recipe import Recipe
@@ -10,7 +11,7 @@ killable = Recipe(epochs=4, bs=32, lr=.05, augment='shift:2', ema=.9)
 
 def run_killable(folder):
     torch.set_num_threads(1)
-    bars = make_bars(n=640)
+    bars = make_bars(640)
     pretrain(bars, bars.level('place'), folder, killable, seed=3, progress=False, device='cpu', save_minutes=0)
 
 

@@ -2,6 +2,7 @@
 import csv, json, sys, types
 import fastcore.basics
 import pytest, torch
+from bars import make_bars
 from fastai.callback.core import Callback
 from granularity_nb.training.backbone import load_checkpoint
 from granularity_nb.training.longrun import fitting_batch, loggers
@@ -12,7 +13,7 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(scope='module')
-def bars(make_bars): return make_bars()
+def bars(): return make_bars()
 
 
 class StopAt(Callback):

@@ -2,6 +2,7 @@
 import json, warnings
 from dataclasses import asdict, replace
 import numpy as np, pytest, torch
+from bars import make_bars
 from fastai.callback.core import Callback
 from granularity_nb.data.source import Source, Split
 from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
@@ -16,19 +17,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the probe's best C", 'ignore:the
 
 
 @pytest.fixture(scope='module')
-def bars():
-    "Four leaves: a bright bar at one of four places, plus noise. Left and right bars are vertical, top and bottom horizontal."
-    h = Hierarchy.from_edges([('left','vertical'), ('right','vertical'), ('bottom','horizontal'), ('top','horizontal'), ('vertical','bar'), ('horizontal','bar')])
-    def split(n, seed):
-        rng = np.random.default_rng(seed)
-        leaf = rng.integers(0, 4, n)
-        x = rng.integers(0, 90, (n, 16, 16))
-        for i,k in enumerate(leaf):
-            place = {'left': np.s_[:,2:5], 'right': np.s_[:,11:14], 'top': np.s_[2:5], 'bottom': np.s_[11:14]}[h.leaves[k]]
-            x[i][place] += 150
-        return Split(x.astype(np.uint8), leaf)
-    target = h.level(1)
-    return Source('bars', h, dict(train=split(256, 0), valid=split(64, 1), test=split(200, 2)), target, dict(place=h.level(0), direction=target))
+def bars(): return make_bars(256, 200)
 
 
 @pytest.fixture(scope='module')
