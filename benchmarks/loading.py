@@ -9,10 +9,10 @@ python benchmarks/loading.py --data … --only alone store index                
 import argparse, os, random, statistics, sys, tempfile, time
 from itertools import islice
 from pathlib import Path
+from PIL import Image
 
 for o in ('OMP_NUM_THREADS','MKL_NUM_THREADS'): os.environ.setdefault(o, '1')
 import numpy as np, torch
-from torch import nn
 from torch.nn import functional as F
 from granularity_nb.data.block import augmentation, dataloaders
 from granularity_nb.data.source import Files, Source, Split
@@ -53,11 +53,11 @@ def ours(source, files, a, **kw):
 
 def stock(source, files, a, items, workers=0):
     "fastai's DataBlock from the JPEG files: transforms a batch or an item at a time."
-    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Normalize, RandomCrop, FlipItem, parent_label, Transform
+    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, Normalize, RandomCrop, FlipItem, Transform
     from fastai.vision.augment import CropPad, PadMode
     class Pad(Transform):
         order = 0
-        def encodes(self, x:__import__('PIL').Image.Image): return CropPad(40, pad_mode=PadMode.Reflection)(x)
+        def encodes(self, x:Image.Image): return CropPad(40, pad_mode=PadMode.Reflection)(x)
     norm = Normalize.from_stats(*source.split('train').stats, cuda=False)
     block = DataBlock(blocks=(ImageBlock, CategoryBlock), get_items=lambda _: files, get_y=lambda o: Path(o).parent.parent.name, splitter=lambda o: (list(range(len(o))), []),
                       item_tfms=[Pad, RandomCrop(32), FlipItem()] if items else None, batch_tfms=[norm] if items else [*augmentation(a.augment), norm])
@@ -67,7 +67,6 @@ def stock(source, files, a, items, workers=0):
 
 def vision(source, files, a, workers):
     "torchvision's transforms and torch's DataLoader, from the JPEG files."
-    from PIL import Image
     from torchvision.transforms import v2
     t = v2.Compose([v2.ToImage(), v2.RandomCrop(32, padding=4, padding_mode='reflect'), v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(*source.split('train').stats)])
     leaf = source.split('train').leaf
@@ -140,7 +139,6 @@ def training(a, source, files):
 
 def alone(a, source, files):
     "Loading alone, CPU seconds of this process."
-    n = len(files)
     for spec in ('none', 'crop:4+flip', 'rrc:0.35+flip', 'crop:4+flip+color:0.4'):
         a2 = argparse.Namespace(**dict(vars(a), augment=spec, device='cpu'))
         s = ours(source, files, a2)

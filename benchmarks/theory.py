@@ -27,7 +27,7 @@ def batches(mv, labels, n, steps, background):
 
 def naive(net, data, lr, decay):
     "As the formula reads: class by class, ReLU over all patches, autograd for the gradient."
-    C,m = net.n_classes,net.m
+    m = net.m
     ws,bs = [o.clone().requires_grad_() for o in net.w[0].split(m)],list(net.b[0].clone().split(m))
     for X,_,y in data:
         logits = torch.stack([torch.relu(X @ w.T+b).sum((1,2)) for w,b in zip(ws, bs)], 1)

@@ -101,7 +101,7 @@ def relabelling(now, repeat, n=N_IMAGES, some=100_000):
     codes = np.random.default_rng(0).integers(0, h.n_leaves, n, dtype=np.int32)
     for k in 1,4,9:
         for m in h.level(k, 'first'),h.level(k):
-            mem,named = m.membership,dict(enumerate(m[o] for o in h.leaves))
+            named = dict(enumerate(m[o] for o in h.leaves))
             b,want = clock(now, lambda: [named[o] for o in codes[:some].tolist()], 1)
             a,got = clock(now, lambda: m.encode(codes, sparse=m.multi), repeat)
             ptr,idx = (got.indptr,got.indices) if m.multi else (np.arange(n+1, dtype=np.int32),got)

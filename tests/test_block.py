@@ -84,7 +84,6 @@ def test_relabelling_from_single_images_brings_validation_back(pets):
 
 
 def test_item_transforms_of_the_user_are_not_skipped(pets):
-    from fastai.data.block import DataBlock
     from granularity_nb.data.block import datablock
     from fastai.torch_core import TensorImage
     from fasttransform import Transform
@@ -385,7 +384,6 @@ def test_making_ahead_ends_when_left_and_hands_on_errors(photos):
 
 def test_balance_draws_classes_alike(photos):
     m = photos.level('breed')
-    y = m.encode(photos.split('train').leaf)
     share = {}
     for balance in (0, 1):
         dl = dataloaders(photos, m, bs=50, balance=balance, device='cpu').train

@@ -9,7 +9,7 @@ from granularity_nb.theory.claims import (ClaimTable, as_text, budget_over_k, by
                                           trajectories, transfers, what_breaks, _candidates, _t95)
 from granularity_nb.theory.multiview import MultiView, TheoryError
 from granularity_nb.theory.network import paper_bias
-from granularity_nb.theory.training import Labels, coarse, fine, pretrain_net
+from granularity_nb.theory.training import Labels, pretrain_net
 
 SEEDS = range(3)
 

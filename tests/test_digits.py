@@ -1,5 +1,5 @@
 "scikit-learn's digits as a data set: its labels and pixels are scikit-learn's, its splits are apart, stratified and nested, and wrong use is named."
-import hashlib, json, os, subprocess, sys
+import json, os, subprocess, sys
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.datasets import load_digits

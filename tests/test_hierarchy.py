@@ -368,7 +368,7 @@ def test_folders(tmp_path):
     assert Hierarchy.from_folders(tmp_path, root='all').inner_leaves==('all','blue')
 
 def test_networkx(pets):
-    nx = pytest.importorskip('networkx')
+    pytest.importorskip('networkx')
     g = pets.to_networkx()
     assert set(g.edges)=={(p,c) for c,p in PETS} and {o for o,d in g.nodes(data=True) if d['leaf']}==set(pets.leaves)
 

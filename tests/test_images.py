@@ -1,5 +1,5 @@
 "Every known data set from a miniature of its true layout, and what wrong layouts are told."
-import csv, os, pickle, shutil, warnings
+import csv, os, pickle, shutil
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image

@@ -76,7 +76,6 @@ def test_same_head_as_the_transfer():
     from granularity_nb.training import transfer
     if not hasattr(transfer, '_logistic'): pytest.skip('transfer uses fit_probe itself')
     import torch
-    from granularity_nb.training.backbone import Classifier
     (x,y),(xv,yv) = data(),data(seed=1)
     x,xv = x.astype(np.float32),xv.astype(np.float32)
     mean,std = x.mean(0),x.std(0)+1e-6

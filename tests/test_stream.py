@@ -1,5 +1,5 @@
 "Streaming: files and tar members give the pixels that a store gives, whatever the number of workers; what is bad is left out with its label."
-import csv, io, tarfile
+import csv, tarfile
 import numpy as np, pytest, torch
 from PIL import Image
 from granularity_nb.data.block import dataloaders, relabel
@@ -113,7 +113,6 @@ def test_the_list_is_kept_until_an_archive_changes(folder, tmp_path, monkeypatch
     from granularity_nb.data import stream as module
     tars,index = pack(folder, tmp_path/'tars'), tmp_path/'index.parquet'
     first = TarFiles.find(tars, index)
-    members = module._members
     with monkeypatch.context() as m:
         m.setattr(module, '_members', None) # not looked into again
         again = TarFiles.find(tars, index)

@@ -1,7 +1,6 @@
 "A study that is killed, continued, refused and reported, through the command line as a user runs it."
 import json, shutil, signal, subprocess, sys, time
 from dataclasses import asdict, replace
-from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from granularity_nb.cli import main
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
