@@ -1,5 +1,5 @@
 "The store: what is damaged is listed with its reason, what is odd becomes what a person expects, and nothing half-written is ever read."
-import io, json, os, signal, subprocess, sys, time
+import io, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image

@@ -10,7 +10,7 @@ from granularity_nb.training.backbone import BackboneError, Checkpoint, Classifi
 from granularity_nb.training.evaluate import evaluate
 from granularity_nb.training.pretrain import pretrain
 from granularity_nb.training.recipe import DivergenceError, Recipe, TrainingError, heads, keeps_head, transfer_names
-from granularity_nb.training.transfer import layer_groups, transfer, tune
+from granularity_nb.training.transfer import best_rate, layer_groups, transfer, tune
 
 recipe = Recipe(epochs=4, bs=32, lr=.05)
 pytestmark = pytest.mark.filterwarnings("ignore:the probe's best C", 'ignore:the best learning rate')
@@ -130,6 +130,12 @@ def test_ties_go_to_the_lower_loss_then_to_the_smaller_rate(bars, fine, monkeypa
     monkeypatch.setattr(module, 'transfer', transferred)
     monkeypatch.setattr(module, 'evaluate', judged)
     for order in (list(score), list(score)[::-1]): assert tune(fine, bars, lrs=order)[0] == .1
+
+
+def test_the_best_rate_of_a_list():
+    ok = dict(lr=.1, error=.5, nll=1.)
+    assert best_rate([ok]) == best_rate([ok, dict(lr=.01, error=.5, nll=None)]) == best_rate([dict(lr=1., error=None, nll=None), ok]) == .1 # a loss that is infinite, training that diverged
+    assert best_rate([dict(lr=1., error=None, nll=None)]) is None and best_rate([]) is None
 
 
 def test_tuning_goes_on_after_a_divergence(bars, fine, tmp_path):

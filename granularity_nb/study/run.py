@@ -110,7 +110,8 @@ def _pretrain_best(train, d, recipe, lrs, source, device):
     "Train the direct baseline with each learning rate, and keep what has the lowest error on 'valid'."
     from granularity_nb.training.backbone import load_checkpoint
     from granularity_nb.training.evaluate import evaluate
-    from granularity_nb.training.recipe import TrainingError
+    from granularity_nb.training.recipe import DivergenceError
+    from granularity_nb.training.transfer import best_rate
     tried = []
     for lr in lrs:
         at = d/'tried'/f'lr-{lr:g}'
@@ -119,21 +120,16 @@ def _pretrain_best(train, d, recipe, lrs, source, device):
                 if not (at/'checkpoint.json').exists(): train(at, replace(recipe, lr=lr))
                 p = evaluate(load_checkpoint(at).model, source, source.target, 'valid', device=device)
                 o = dict(lr=lr, error=p.error, nll=p.nll, n=p.n)
-            except TrainingError as e: o = dict(lr=lr, error=None, nll=None, why=str(e))
+            except DivergenceError as e: o = dict(lr=lr, error=None, nll=None, why=str(e))
             write_whole(at/'valid.json', json.dumps(o))
         tried.append(_read_json(at/'valid.json'))
-    best = _chosen(tried)
-    if best is None: raise TrainingError(f"training diverged with every learning rate of {lrs}: {tried[-1]['why']}")
+    best = best_rate(tried)
+    if best is None: raise DivergenceError(f"training diverged with every learning rate of {lrs}: {tried[-1]['why']}")
     write_whole(d/'tried.json', json.dumps(tried))
     at = d/'tried'/f'lr-{best:g}'
     for name in sorted(os.listdir(at), key='checkpoint.json'.__eq__): # the file that says 'done' comes last
         if name != 'valid.json': os.replace(at/name, d/name)
     shutil.rmtree(d/'tried')
-
-def _chosen(tried):
-    "The learning rate of the lowest validation error; of equals, of the lower loss. None if none has worked."
-    ok = [o for o in tried if o['error'] is not None]
-    return min(ok, key=lambda o: (o['error'], o['nll'], o['lr']))['lr'] if ok else None
 
 # %% ../../nbs/study/02_run.ipynb #84933fe7
 def _rows(run, how, predictions, lr):
@@ -155,6 +151,7 @@ def _transferred(plan, run, folder, source, how, d):
 
 def _transfer_step(plan, run, folder, source, how):
     from granularity_nb.training.evaluate import evaluate, save_predictions
+    from granularity_nb.training.transfer import best_rate
     d = _transfer_dir(folder, run, how)
     if (d/'result.json').exists(): return
     d.mkdir(parents=True, exist_ok=True)
@@ -162,7 +159,7 @@ def _transfer_step(plan, run, folder, source, how):
     if tried: write_whole(d/'tried.json', json.dumps(tried))
     ps = {s: evaluate(model, source, source.target, s, device=plan.device) for s in plan.splits}
     save_predictions(d/'predictions.npz', ps)
-    write_whole(d/'result.json', json.dumps(_rows(run, how, ps, _chosen(tried) if tried else None)))
+    write_whole(d/'result.json', json.dumps(_rows(run, how, ps, best_rate(tried) if tried else None)))
 
 # %% ../../nbs/study/02_run.ipynb #bd510d91
 def execute(plan:Plan, # the grid

@@ -13,7 +13,7 @@ from ..data.block import dataloaders
 from ..data.source import Source
 from ..labels.hierarchy import Hierarchy, LabelMap
 from ..labels.metrics import hierarchical_metrics
-from .recipe import TrainingError
+from .recipe import DivergenceError, TrainingError
 
 # %% ../../nbs/training/04_evaluate.ipynb #09158cdc
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def predictions(logp:torch.Tensor, # (n, c) log-probabilities
     truth = np.asarray(truth, dtype=np.int32)
     if len(truth) != len(logp): raise TrainingError(f"log-probabilities of {len(logp)} images, but {len(truth)} true classes")
     if len(truth) and not 0 <= truth.min() <= truth.max() < logp.shape[1]: raise TrainingError(f"true classes run from {truth.min()} to {truth.max()}, but there are log-probabilities of {logp.shape[1]} classes")
-    if torch.isnan(logp).any(): raise TrainingError(f"the model's output is NaN for {int(torch.isnan(logp).any(1).sum())} of {len(logp)} images: has its training diverged?")
+    if torch.isnan(logp).any(): raise DivergenceError(f"the model's output is NaN for {int(torch.isnan(logp).any(1).sum())} of {len(logp)} images: has its training diverged?")
     own = logp.gather(1, torch.from_numpy(truth).long()[:,None])
     top,predicted = logp.max(-1)
     # of classes that tie with the true one, half count as more probable: equal logits are not a top-5 hit by their order
