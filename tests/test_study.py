@@ -1,7 +1,7 @@
 "A study that is killed, continued, refused and reported, through the command line as a user runs it."
 import json, shutil, signal, subprocess, sys, time
 from dataclasses import asdict, replace
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from granularity_nb.cli import main
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
 from granularity_nb.study.report import curve, mean_interval, paired, report, summary
@@ -408,12 +408,30 @@ def test_a_kill_among_the_tried_rates_repeats_none_that_is_done(both, tmp_path):
     assert (tmp_path/'model.safetensors').read_bytes() == (alone/'model.safetensors').read_bytes()
 
 
+def test_a_failure_is_not_stored_as_divergence(tmp_path):
+    from granularity_nb.training.recipe import TrainingError
+    source,_ = _opened(json.dumps(BOTH.to_dict()), 0)
+    def train(folder, recipe): raise TrainingError('out of memory')
+    with pytest.raises(TrainingError, match='out of memory'): _pretrain_best(train, tmp_path, Recipe.from_dict(runs(BOTH)[0].config['recipe']), [.03,.3], source, 'cpu')
+    assert not list(tmp_path.rglob('*.json')), 'it would never be tried again'
+
+
 def test_a_rate_that_diverges_is_listed_and_only_all_of_them_stop_the_arm(tmp_path):
     wild = replace(BOTH, maps=('script',), transfers=('probe',), lrs=dict(direct=[.1, 1e9]))
     t = pd.read_parquet(run(wild, tmp_path/'a', workers=1, progress=False))
     assert t[t.label_map == 'direct'].lr.item() == .1
     with pytest.raises(StudyError, match='diverged with every learning rate'): run(replace(wild, lrs=dict(direct=[1e8, 1e9])), tmp_path/'b', workers=1, progress=False)
     assert set(pd.read_parquet(tmp_path/'b'/'results.parquet').label_map) == {'script'}, 'the others are kept'
+
+
+def test_the_recipe_for_an_accelerator_runs(tmp_path):
+    p = presets['tiny-imagenet', 'gpu']
+    recipe = {k: r | dict(epochs=2 if k == 'direct' else 1, bs=8) for k,r in p.recipes['plain'].items()}
+    plan = replace(p, data='glyphs', data_args=tiny.data_args | dict(n_train=20, n_valid=10, n_test=10, max_chars=2), maps=('script',), seeds=(0,), device='cpu', recipes={'plain': recipe})
+    t = pd.read_parquet(run(plan, tmp_path/'a', workers=1, progress=False))
+    assert p.device == 'cuda' and set(t.transfer) == {'direct', *p.transfers} and t[t.transfer == 'direct'].lr.item() in p.lrs['direct']
+    model = load_checkpoint(tmp_path/'a'/'runs'/runs(plan)[0].id).model
+    assert model.head.in_features == 512 and [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)][0].stride == (1,1)
 
 
 def test_transfer_to_another_data_set(tmp_path):

@@ -323,9 +323,9 @@ presets |= {
 }
 
 # %% ../../nbs/study/01_plan.ipynb #05abe480
-def _photos(n, epochs, maps, transfers=('readout','probe','finetune','marginal'), seeds=(0,1,2), **kw):
+def _photos(n, epochs, maps, transfers=('readout','probe','finetune','marginal'), seeds=(0,1,2), net=dict(bs=128), **kw):
     "Tiny-ImageNet at 32 × 32: `n` training images, drawn anew for each seed; learning rates are chosen on the 5,000 validation images."
-    same = dict(bs=128, lr=.3, augment='crop:4+flip')
+    same = dict(lr=.3, augment='crop:4+flip') | net
     recipe = _pair(*epochs, **same) | dict(multi=asdict(Recipe(epochs=epochs[0], objective='sigmoid:sum', prior_bias=True, **same)))
     return Plan(data='tiny-imagenet', data_args=dict(size=32, steps=[['subsample', dict(n=n)]]), redraw=True, maps=maps, transfers=transfers, seeds=seeds, recipes={'plain': recipe},
                 **dict(lrs=dict(direct=[.07,.2,.6], transfer=[.05,.2])) | kw)
@@ -339,6 +339,7 @@ presets |= {
                                       'random-splits:5000','image','random-groups-across:level 4 longest')),
     **{('tiny-imagenet',f'images-{n}'): _photos(n, (8,2), **_two) for n in (5000, 50_000, 95_000)},
     **{('tiny-imagenet',f'epochs-{a+b}'): _photos(20_000, (a,b), **_two) for a,b in ((3,1), (16,4))},
+    ('tiny-imagenet','gpu'): _photos(95_000, (24,6), device='cuda', net=dict(backbone='torchvision:resnet18@32', bs=256, precision='bf16', channels_last=True), **_two | dict(lrs=dict(direct=[.1,.3], transfer=[.03,.1]))),
 }
 
 # %% ../../nbs/study/01_plan.ipynb #91a7755a
