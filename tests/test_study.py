@@ -424,21 +424,21 @@ def test_a_rate_that_diverges_is_listed_and_only_all_of_them_stop_the_arm(tmp_pa
     assert set(pd.read_parquet(tmp_path/'b'/'results.parquet').label_map) == {'script'}, 'the others are kept'
 
 
-def _table(names, transfers=('readout','finetune'), seeds=3):
+def _of_families(names, transfers=('readout','finetune'), seeds=3):
     rows = [('direct', 16, 'direct'), *((n, k, how) for n,k in names.items() for how in transfers)]
     return pd.DataFrame([dict(recipe='plain', split='test', label_map=n, n_classes=k, transfer=how, seed=seed, n=100, error=.3+.01*seed+k/1e5) for n,k,how in rows for seed in range(seeds)])
 
 
 def test_families_of_label_maps_have_lines_of_their_own():
     named,cuts,controls = {'leaf': 200, 'superclass': 16}, {'level 2 longest': 120, 'level 1 longest': 160, 'level:1': 170, 'depth 7 longest': 70}, {'random-splits:800': 800, 'kmeans-across:200': 200}
-    one = figure(_table(named | {'level 2 longest': 120} | controls))
+    one = figure(_of_families(named | {'level 2 longest': 120} | controls))
     assert len(one.axes) == 1, 'a single family is drawn beside the levels with a name'
-    fig = figure(_table(named | cuts | controls))
+    fig = figure(_of_families(named | cuts | controls))
     assert [ax.get_title() for ax in fig.axes] == ['readout','finetune'] and '3 seeds' in fig.get_suptitle() and '95 %' in fig.get_suptitle()
     lines = {tuple(map(float, o.get_xdata())) for o in fig.axes[0].lines if o.get_linestyle() != 'None' and len(o.get_xdata()) > 1}
     assert {(16., 200.), (120., 160., 200.), (170., 200.), (70., 200.)} <= lines and not any(800 in o for o in lines)
     assert [t.get_text() for t in fig.legends[0].get_texts()] == ['direct training','levels with a name','level k longest','level:k','depth k longest','random splits (control)','k-means across (control)']
-    two = figure(_table(named | cuts, seeds=2))
+    two = figure(_of_families(named | cuts, seeds=2))
     assert 'fewer than 3' in two.get_suptitle() and len(two.legends[0].get_texts()) == 5
 
 

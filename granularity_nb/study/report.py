@@ -137,7 +137,7 @@ def _family_styles(results):
     return ({'': dict(color='k', marker='D', ls='-') | dict(label=_named)} if '' in there else {}) | {f: _lines[i%len(_lines)] | dict(label=f) for i,f in enumerate(cuts)} | \
            {f: dict(color=_control_colors[f], marker=mark, ls='', label=f'{name} (control)') for f,(mark,name) in _controls.items() if f in there}
 
-# %% ../../nbs/study/03_report.ipynb #1b1f0401
+# %% ../../nbs/study/03_report.ipynb #0e441c5d
 def family_curve(results,      # a study's table
                  transfer:str, # one of its transfers
                  recipe:str,   # one of its recipes
@@ -182,7 +182,8 @@ def _family_panels(results):
     for ax in axs[len(cases):]: ax.set_visible(False)
     n = sorted({int(o) for o in summary(results).seeds})
     fig.suptitle(f"{' to '.join(dict.fromkeys((str(n[0]), str(n[-1]))))} seed{'s'*(n[-1] > 1)}; bars and band: {'95 % intervals' if n[0] > 2 else 'lowest and highest where there are fewer than 3'}", fontsize=9)
-    _legend(fig, {l: h for ax in axs for h,l in zip(*ax.get_legend_handles_labels())})
+    there = {l: h for ax in axs for h,l in zip(*ax.get_legend_handles_labels())}
+    _legend(fig, {l: there[l] for l in sorted(there, key=['direct training', *(o['label'] for o in _family_styles(results).values())].index)})
     return fig
 
 # %% ../../nbs/study/03_report.ipynb #6b16715a
