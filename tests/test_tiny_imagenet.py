@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest
 from granularity_nb.study.plan import plan_from_dict, preset
 
 RESULTS = Path(__file__).parent.parent/'nbs'/'results'
-STORED = {'tiny-imagenet-full': ('full', {}), 'tiny-imagenet-seeds': ('full', dict(maps=('leaf',), seeds=(3,4)))}
+STORED = {f'tiny-imagenet-{o}': (o, {}) for o in ('full','more','images-5000','images-50000','epochs-4','epochs-20')} | {'tiny-imagenet-seeds': ('full', dict(maps=('leaf',), seeds=(3,4)))}
 pytestmark = pytest.mark.skipif(not RESULTS.is_dir(), reason='the stored results are not part of the installed package')
 
 
@@ -46,16 +46,33 @@ def test_origin_is_known_and_names_no_machine(stored):
     assert '/' not in plan['plan']['data_args']['root'] and '/tmp' not in json.dumps(prov)
 
 
-def test_what_was_collected_is_of_these_runs():
-    d = RESULTS/'tiny-imagenet-full'
-    table = pd.concat([pd.read_parquet(RESULTS/o/'results.parquet') for o in ('tiny-imagenet-full','tiny-imagenet-seeds')])
-    with np.load(d/'predictions.npz', allow_pickle=False) as z: bits = {k: z[k] for k in z.files}
+def _table(*folders): return pd.concat([pd.read_parquet(RESULTS/o/'results.parquet') for o in folders])
+
+
+@pytest.mark.parametrize('folder,studies,transfers,seeds', [('tiny-imagenet-full', ('tiny-imagenet-full','tiny-imagenet-seeds'), ('direct','readout','probe','finetune','marginal'), 5),
+                                                            ('tiny-imagenet-images-50000', ('tiny-imagenet-images-50000',), ('direct','readout','finetune'), 3)])
+def test_predictions_are_of_these_runs(folder, studies, transfers, seeds):
+    table = _table(*studies)
+    with np.load(RESULTS/folder/'predictions.npz', allow_pickle=False) as z: bits = {k: z[k] for k in z.files}
     arms = [k for k in bits if not k.endswith('log_p')]
-    assert len(arms) == 5*len(['direct','readout','probe','finetune','marginal'])
+    assert len(arms) == seeds*len(transfers)
     for k in arms:
         name,how,seed = k.split('/')
         error = table[(table.label_map == name) & (table.transfer == how) & (table.seed == int(seed))].error.item()
         assert np.unpackbits(bits[k])[:10_000].mean() == pytest.approx(error), k
         assert len(bits[k+'/log_p']) == 10_000
-    again = pd.read_parquet(d/'again.parquet').merge(table, on=['run','transfer','seed','split'], suffixes=('_again',''))
-    assert len(again) >= 2 and (again.error_again == again.error).all() and (again.nll_again == again.nll).all(), 'done again, another result'
+
+
+def test_runs_that_were_done_again_are_equal():
+    table,again = _table('tiny-imagenet-full'), pd.concat([pd.read_parquet(RESULTS/'tiny-imagenet-full'/'again.parquet'), _table('tiny-imagenet-more').query("label_map == 'direct'")])
+    both = again.merge(table, on=['run','transfer','seed','split'], suffixes=('_again',''))
+    assert len(both) == len(again) > 3 and (both.error_again == both.error).all() and (both.nll_again == both.nll).all(), 'done again, another result'
+
+
+def test_what_was_collected_covers_every_map_and_rate():
+    d,table = RESULTS/'tiny-imagenet-full',_table('tiny-imagenet-full','tiny-imagenet-more').query("label_map != 'direct'")
+    maps,tried = pd.read_parquet(d/'maps.parquet'),pd.read_parquet(d/'tried.parquet')
+    assert set(zip(maps.label_map, maps.seed)) == set(zip(table.label_map, table.seed)) and len(maps) == len(table.run.unique())
+    best = tried[tried.error.notna()].sort_values(['error','nll','lr']).drop_duplicates(['label_map','transfer','seed'])
+    both = table[table.lr.notna()].merge(best, on=['label_map','transfer','seed'], suffixes=('','_best'))
+    assert len(both) == table.lr.notna().sum() and (both.lr == both.lr_best).all()
