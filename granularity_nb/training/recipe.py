@@ -65,7 +65,7 @@ class Recipe:
     compile:bool=False            # compile the model with torch.compile
     sync_bn:bool=True             # several processes: batch statistics of the whole batch, not of each process's share
     objective:str='auto'          # see `objective`: 'auto' (softmax or sigmoid, as the label map asks), 'hxe:0.5', 'soft:10', 'semantic'
-    prior_bias:bool=False         # start the head's bias at the log-odds (multi label map) or log-share (single) of its classes
+    prior_bias:bool=False         # start a fresh head's bias at the log-odds (multi label map) or log-share (single) of its classes
     head:str='fresh'              # how fine-tuning begins, see `transfer`: 'fresh', 'subclass-mean', or 'probe': a linear probe first, then everything
     layer_decay:float=1.          # of fine-tuning: each layer nearer to the image learns this many times as fast as the next, the head at `lr`
 

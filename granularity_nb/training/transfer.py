@@ -18,7 +18,7 @@ from ..labels.hierarchy import HierarchyError, LabelMap
 from .backbone import Classifier, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
-from .pretrain import _channels, fit
+from .pretrain import _channels, _start_at_prior, fit
 from .probe import fit_probe, mean_head
 from .recipe import DivergenceError, Recipe, TrainingError, keeps_head, transfer_names
 from fastai.torch_core import set_seed
@@ -176,7 +176,9 @@ def _train(model, source, target, recipe, seed, device=None, progress=True, log=
 
 def _finetune(ckpt, source, target, recipe, seed, device=None, **kw):
     set_seed(seed, reproducible=True)
-    return _train(_starts[recipe.head](ckpt, source, target, device), source, target, recipe, seed, device=device, **kw)
+    model = _starts[recipe.head](ckpt, source, target, device)
+    if recipe.prior_bias and recipe.head == 'fresh': _start_at_prior(model, source, target)
+    return _train(model, source, target, recipe, seed, device=device, **kw)
 
 def _marginal(ckpt, source, target, recipe, seed, **kw): return _train(_readout(ckpt, source, target, recipe, seed), source, target, recipe, seed, **kw)
 
