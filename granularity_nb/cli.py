@@ -52,7 +52,7 @@ def _data_args(args): return ({'root': args.root} if args.root else {}) | dict(a
 def _add_study(sub):
     p = sub.add_parser('study', help='pretrain at several granularities, transfer each to the target, report', description='Run a study, or go on with one that was stopped.')
     _add_data(p)
-    p.add_argument('--preset', default='quick', help="size of the study: quick (minutes), full (hours), tune (default: quick)")
+    p.add_argument('--preset', default='quick', help="size of the study: quick (minutes), full (hours); some data sets have more, see the notebook on plans (default: quick)")
     p.add_argument('--out', type=Path, help='folder for everything that is written (default: studies/DATA-PRESET)')
     p.add_argument('--to', help='another data set to transfer to and to test on, such as digits')
     p.add_argument('--to-set', type=_setting, action='append', default=[], metavar='NAME=VALUE', help='argument of that data set, such as n_train=500; may be repeated')
