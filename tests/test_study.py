@@ -6,7 +6,7 @@ from granularity_nb.cli import main
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
 from granularity_nb.study.report import curve, figure, mean_interval, paired, report, summary
 from granularity_nb.study.run import _next, _opened, _pretrain_best, execute, load_plan, run
-from granularity_nb.training.backbone import load_checkpoint
+from granularity_nb.training.backbone import create_backbone, load_checkpoint
 from granularity_nb.training.evaluate import evaluate, load_predictions
 from granularity_nb.training.recipe import Recipe
 
@@ -429,27 +429,49 @@ def _of_families(names, transfers=('readout','finetune'), seeds=3):
     return pd.DataFrame([dict(recipe='plain', split='test', label_map=n, n_classes=k, transfer=how, seed=seed, n=100, error=.3+.01*seed+k/1e5) for n,k,how in rows for seed in range(seeds)])
 
 
+NAMED,CUTS,MARKS = {'leaf': 200, 'superclass': 16}, {'level 2 longest': 120, 'level 1 longest': 160, 'level:1': 170, 'depth 7 longest': 70}, {'random-splits:800': 800, 'kmeans-across:200': 200, 'kmeans-within:200': 200, 'image': 900}
+
+
+def _lines(ax): return {tuple(map(float, o.get_xdata())) for o in ax.lines if o.get_linestyle() != 'None' and len(o.get_xdata()) > 1 and o.get_label() != 'direct training'}
+
+
 def test_families_of_label_maps_have_lines_of_their_own():
-    named,cuts,controls = {'leaf': 200, 'superclass': 16}, {'level 2 longest': 120, 'level 1 longest': 160, 'level:1': 170, 'depth 7 longest': 70}, {'random-splits:800': 800, 'kmeans-across:200': 200}
-    one = figure(_of_families(named | {'level 2 longest': 120} | controls))
-    assert len(one.axes) == 1, 'a single family is drawn beside the levels with a name'
-    fig = figure(_of_families(named | cuts | controls))
-    assert [ax.get_title() for ax in fig.axes] == ['readout','finetune'] and '3 seeds' in fig.get_suptitle() and '95 %' in fig.get_suptitle()
-    lines = {tuple(map(float, o.get_xdata())) for o in fig.axes[0].lines if o.get_linestyle() != 'None' and len(o.get_xdata()) > 1}
-    assert {(16., 200.), (120., 160., 200.), (170., 200.), (70., 200.)} <= lines and not any(800 in o for o in lines)
-    assert [t.get_text() for t in fig.legends[0].get_texts()] == ['direct training','levels with a name','level k longest','level:k','depth k longest','random splits (control)','k-means across (control)']
-    two = figure(_of_families(named | cuts, seeds=2))
-    assert 'fewer than 3' in two.get_suptitle() and len(two.legends[0].get_texts()) == 5
+    assert len(figure(_of_families(NAMED | {'level 2 longest': 120} | MARKS)).axes) == 1, 'a single family is drawn beside the levels with a name'
+    fig = figure(_of_families(NAMED | CUTS | MARKS))
+    assert [ax.get_title() for ax in fig.axes] == ['readout','finetune'] and fig.get_suptitle() == 'n = 3 seeds; bars and band: 95 % intervals'
+    assert _lines(fig.axes[0]) == {(16., 200.), (120., 160.), (160., 200.), (170., 200.), (70., 200.)}, 'neither controls nor one class an image are on a line'
+    marks = sorted(float(x) for o in fig.axes[0].lines if o.get_linestyle() == 'None' and o.get_marker() in '*hXH' for x in o.get_xdata())
+    assert marks == pytest.approx([200, 212, 800, 900]), 'marks stand at their number of classes, and beside each other if it is the same'
+    assert [t.get_text() for t in fig.legends[0].get_texts()] == ['direct training','levels with a name','depth k longest','level k longest','level:k','random splits (control)','k-means within targets (control)','k-means across (control)','one class an image']
+
+
+def test_lines_of_families_do_not_turn_back_to_a_coarser_level():
+    assert _lines(figure(_of_families({'superclass': 16} | CUTS)).axes[0]) == {(120., 160.)}
+    assert (144., 200.) not in _lines(figure(_of_families({'a': 144, 'level:0': 200, 'depth:1': 20})).axes[0])
+
+
+def test_panels_of_families_are_complete():
+    three = figure(_of_families(NAMED | CUTS, ('readout','probe','finetune')))
+    assert [ax.get_visible() for ax in three.axes] == [True]*3+[False] and [ax.get_xlabel() for ax in three.axes[:3]] == ['','pretraining classes','pretraining classes']
+    some = pd.concat([_of_families(NAMED | CUTS), _of_families({'level 3 longest': 90}, seeds=2).query("label_map != 'direct'")])
+    fig = figure(some)
+    assert fig.get_suptitle() == 'n = 2 to 3 seeds; bars and band: 95 % intervals, the range below 3 seeds'
+    wide = figure(some.assign(error=[e/20 if m == 'leaf' else e for e,m in zip(some.error, some.label_map)]))
+    assert [ax.get_yscale() for ax in fig.axes+wide.axes] == ['linear']*2+['log']*2
+    several = figure(pd.concat([some, some.assign(recipe='other')]))
+    assert [ax.get_title() for ax in several.axes] == [f"{how}, recipe '{r}', split 'test'" for r in ('plain','other') for how in ('readout','finetune')]
 
 
 def test_the_recipe_for_an_accelerator_runs(tmp_path):
     p = presets['tiny-imagenet', 'gpu']
-    recipe = {k: r | dict(epochs=2 if k == 'direct' else 1, bs=8) for k,r in p.recipes['plain'].items()}
+    recipe = {k: r | dict(epochs=1, bs=8) for k,r in p.recipes['plain'].items()}
     plan = replace(p, data='glyphs', data_args=tiny.data_args | dict(n_train=20, n_valid=10, n_test=10, max_chars=2), maps=('script',), seeds=(0,), device='cpu', recipes={'plain': recipe})
     t = pd.read_parquet(run(plan, tmp_path/'a', workers=1, progress=False))
-    assert p.device == 'cuda' and set(t.transfer) == {'direct', *p.transfers} and t[t.transfer == 'direct'].lr.item() in p.lrs['direct']
+    assert set(t.transfer) == {'direct', *p.transfers} and t[t.transfer == 'direct'].lr.item() in p.lrs['direct']
     model = load_checkpoint(tmp_path/'a'/'runs'/runs(plan)[0].id).model
-    assert model.head.in_features == 512 and [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)][0].stride == (1,1)
+    assert model.head.in_features == 512
+    colour = create_backbone(recipe['pretrain']['backbone'], 3)
+    assert colour.conv1.stride == (1,1) and isinstance(colour.maxpool, torch.nn.Identity) and colour(torch.rand(2, 3, 32, 32)).shape == (2,512)
 
 
 def test_transfer_to_another_data_set(tmp_path):

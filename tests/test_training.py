@@ -1,7 +1,7 @@
 "Backbones, checkpoints, pretraining and the four transfers, on images that are easy to learn."
 import json, warnings
 from dataclasses import asdict, replace
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from bars import make_bars
 from fastai.callback.core import Callback
 from granularity_nb.data.source import Source, Split
@@ -136,6 +136,7 @@ def test_the_best_rate_of_a_list():
     ok = dict(lr=.1, error=.5, nll=1.)
     assert best_rate([ok]) == best_rate([ok, dict(lr=.01, error=.5, nll=None)]) == best_rate([dict(lr=1., error=None, nll=None), ok]) == .1 # a loss that is infinite, training that diverged
     assert best_rate([dict(lr=1., error=None, nll=None)]) is None and best_rate([]) is None
+    assert best_rate(pd.DataFrame([dict(lr=1., error=None, nll=None), ok]).to_dict('records')) == .1, 'a table has NaN for None'
 
 
 def test_tuning_goes_on_after_a_divergence(bars, fine, tmp_path):

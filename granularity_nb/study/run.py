@@ -6,7 +6,7 @@
 __all__ = ['load_plan', 'transfer_folder', 'execute', 'execute_all', 'provenance', 'collect', 'run']
 
 # %% ../../nbs/study/02_run.ipynb #5294cb68
-import errno, importlib, json, multiprocessing as mp, os, platform, shutil, sys, threading, time
+import errno, importlib, json, math, multiprocessing as mp, os, platform, shutil, sys, threading, time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -125,7 +125,7 @@ def _pretrain_best(train, d, recipe, lrs, source, device):
             try:
                 if not (at/'checkpoint.json').exists(): train(at, replace(recipe, lr=lr))
                 p = evaluate(load_checkpoint(at).model, source, source.target, 'valid', device=device)
-                o = dict(lr=lr, error=p.error, nll=p.nll, n=p.n)
+                o = dict(lr=lr, error=p.error, nll=p.nll if math.isfinite(p.nll) else None, n=p.n)
             except DivergenceError as e: o = dict(lr=lr, error=None, nll=None, why=str(e))
             write_whole(at/'valid.json', json.dumps(o))
         tried.append(_read_json(at/'valid.json'))

@@ -16,7 +16,7 @@ class TrainingError(ValueError):
     "A training run that cannot be started or has failed: the message names the setting and says what to do."
 
 class DivergenceError(TrainingError):
-    "The loss did not stay finite, or exploded: a smaller learning rate may help. A search over learning rates goes on after it."
+    "The loss did not stay finite, or exploded, or the model's outputs are NaN: a smaller learning rate may help. A search over learning rates goes on after it."
 
 optimizers = 'sgd','adamw'
 schedules = 'one-cycle','cosine'

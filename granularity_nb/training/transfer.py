@@ -18,7 +18,7 @@ from ..labels.hierarchy import HierarchyError, LabelMap
 from .backbone import Classifier, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
-from .pretrain import _channels, _start_at_prior, fit
+from .pretrain import _channels, fit, start_at_prior
 from .probe import fit_probe, mean_head
 from .recipe import DivergenceError, Recipe, TrainingError, keeps_head, transfer_names
 from fastai.torch_core import set_seed
@@ -177,7 +177,7 @@ def _train(model, source, target, recipe, seed, device=None, progress=True, log=
 def _finetune(ckpt, source, target, recipe, seed, device=None, **kw):
     set_seed(seed, reproducible=True)
     model = _starts[recipe.head](ckpt, source, target, device)
-    if recipe.prior_bias and recipe.head == 'fresh': _start_at_prior(model, source, target)
+    if recipe.prior_bias and recipe.head == 'fresh': start_at_prior(model, source, target)
     return _train(model, source, target, recipe, seed, device=device, **kw)
 
 def _marginal(ckpt, source, target, recipe, seed, **kw): return _train(_readout(ckpt, source, target, recipe, seed), source, target, recipe, seed, **kw)
@@ -231,7 +231,8 @@ def _judged(ckpt, source, target, how, recipe, valid, kw):
 def best_rate(tried:list # of dict(lr=, error=, nll=), as from `tune`
              )->float:   # None if training diverged at all of them
     "The learning rate of the lowest validation error; of equals, of the lower negative log-likelihood, then the smaller one."
-    ok = [(o['error'], math.inf if o['nll'] is None else o['nll'], o['lr']) for o in tried if o['error'] is not None]
+    def known(x): return x is not None and math.isfinite(x) # a table made of `tried` has NaN for None
+    ok = [(o['error'], o['nll'] if known(o['nll']) else math.inf, o['lr']) for o in tried if known(o['error'])]
     return min(ok)[-1] if ok else None
 
 def tune(ckpt,                      # as for `transfer`
