@@ -62,7 +62,7 @@ def _add_study(sub):
     p.add_argument('--seeds', type=_ints, metavar='0,1,…', help="seeds instead of the preset's")
     p.add_argument('--images', type=_count, metavar='N', help="number of training images instead of the preset's")
     p.add_argument('--workers', type=_count, metavar='N', help='processes (default: one for each core)')
-    p.add_argument('--device', help="torch device: cpu, cuda, mps (default: the preset's, which is cpu but for one)")
+    p.add_argument('--device', help="torch device: cpu, cuda, mps (default: the preset's)")
     p.add_argument('--resume', action='store_true', help='go on with the plan that is stored in --out, whatever else is given')
 
 # %% ../nbs/cli.ipynb #dff679aa

@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
 from granularity_nb.cli import main
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
-from granularity_nb.study.report import curve, figure, mean_interval, paired, report, summary
+from granularity_nb.study.report import curve, figure, mean_interval, paired, paired_table, report, summary
 from granularity_nb.study.run import _next, _opened, _pretrain_best, execute, load_plan, run
 from granularity_nb.training.backbone import create_backbone, load_checkpoint
 from granularity_nb.training.evaluate import evaluate, load_predictions
@@ -460,6 +460,18 @@ def test_panels_of_families_are_complete():
     assert [ax.get_yscale() for ax in fig.axes+wide.axes] == ['linear']*2+['log']*2
     several = figure(pd.concat([some, some.assign(recipe='other')]))
     assert [ax.get_title() for ax in several.axes] == [f"{how}, recipe '{r}', split 'test'" for r in ('plain','other') for how in ('readout','finetune')]
+
+
+def test_the_table_of_differences_takes_any_reference():
+    t = _of_families({'leaf': 200, 'superclass': 16})
+    t['error'] += [.02*(m == 'superclass') for m in t.label_map]
+    own = paired_table(t, 'plain', 'test', 'leaf')
+    assert own['label map'].tolist() == ['superclass'] and own.finetune.item().startswith('1.8 ± 0.0') # .02 less 184/1e5
+    assert set(paired_table(t, 'plain', 'test')['label map']) == {'leaf','superclass'}
+
+
+def test_an_empty_table_is_not_drawn():
+    with pytest.raises(StudyError, match='no results'): figure(pd.DataFrame())
 
 
 def test_the_recipe_for_an_accelerator_runs(tmp_path):

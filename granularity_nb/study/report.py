@@ -199,7 +199,7 @@ def _family_panels(results):
     _legend(fig, {l: there[l] for l in sorted(there, key=['direct training', *(o['label'] for o in _families(results).values())].index)})
     return fig
 
-# %% ../../nbs/study/03_report.ipynb #8503aa03
+# %% ../../nbs/study/03_report.ipynb #588ffe92
 def _figure(**kw):
     "A matplotlib Figure without pyplot (no window, no backend) that a notebook shows all the same."
     from matplotlib.figure import Figure
@@ -228,6 +228,7 @@ def figure(results, # a study's table
           ):        # a matplotlib Figure
     "One panel for each recipe (columns) and split (rows), with one legend; one for each transfer if the label maps are of several families."
     from matplotlib.lines import Line2D
+    if not len(results): raise StudyError("there are no results to draw: the table is empty")
     if _mixed(results): return _family_panels(results)
     fig = _panels(results)
     lines = {l: h for ax in fig.axes for h,l in zip(*ax.get_legend_handles_labels())}
@@ -255,7 +256,7 @@ def findings(results, # a study's table, see `collect`
         out.append(f"{r}, {sp}, {how}: best is {best.label_map} ({best.n_classes:.0f} classes) with {100*best.error:.1f} % error, {verdict}.")
     return out
 
-# %% ../../nbs/study/03_report.ipynb #6d59657b
+# %% ../../nbs/study/03_report.ipynb #054c8d5d
 def _pm(m, h): return f'{100*m:.1f} ± {100*h:.1f}' if h == h else f'{100*m:.1f}'
 
 def error_table(results,      # a study's table, see `collect`
@@ -284,9 +285,10 @@ def rates_table(results,    # a study's table, see `collect`
 def paired_table(results,      # a study's table, see `collect`
                  recipe:str,   # name of a recipe in it
                  split:str,    # name of a split in it
-                ):             # → DataFrame of text
-    "Difference to direct training in points, mean ± 95 % half-width, with Holm's p-value."
-    d = paired(results[(results.recipe == recipe) & (results.split == split)])
+                 label_map:str='direct', # the reference's label map, see `paired`
+                ):             # → DataFrame of text, a row a label map, a column a transfer
+    "Difference to direct training, or to the same transfer from another label map, in points: mean ± 95 % half-width, with Holm's p-value."
+    d = paired(results[(results.recipe == recipe) & (results.split == split)], label_map)
     if not len(d): return d
     d['text'] = [_pm(m, h).replace('-', '−')+(f' (p = {p:.2g})' if p == p else '') for m,h,p in zip(d.difference, d.half, d.p_holm)]
     return d.pivot(index='label_map', columns='transfer', values='text').reindex(d['label_map'].unique())[list(dict.fromkeys(d.transfer))].fillna('').rename_axis(index='label map', columns=None).reset_index()
