@@ -322,7 +322,7 @@ presets |= {
                                 to='digits', to_args=dict(n_train=50, n_valid=100, n_test=1500), lrs=dict(transfer=[.03,.1,.3], direct=[.01,.03,.1,.3])),
 }
 
-# %% ../../nbs/study/01_plan.ipynb #05abe480
+# %% ../../nbs/study/01_plan.ipynb #3041bf35
 def _photos(n, epochs, maps, transfers=('readout','probe','finetune','marginal'), seeds=(0,1,2), net=dict(bs=128), **kw):
     "Tiny-ImageNet at 32 × 32: `n` of 95,000 training images, drawn anew for each seed; learning rates are chosen on the 5,000 validation images."
     same = dict(lr=.3, augment='crop:4+flip') | net
@@ -339,6 +339,7 @@ presets |= {
                                       'random-splits:5000','image','random-groups-across:level 4 longest')),
     **{('tiny-imagenet',f'images-{n}'): _photos(n, (8,2), **_two) for n in (5000, 50_000, 95_000)},
     **{('tiny-imagenet',f'epochs-{a+b}'): _photos(20_000, (a,b), **_two) for a,b in ((3,1), (16,4))},
+    ('tiny-imagenet','images-5000-epochs-40'): _photos(5000, (32,8), **_two), # as many steps as 20,000 images for 10 epochs
     ('tiny-imagenet','gpu'): _photos(95_000, (24,6), device='cuda', net=dict(backbone='torchvision:resnet18@32', bs=256, precision='bf16', channels_last=True), **_two | dict(lrs=dict(direct=[.05,.1,.3], transfer=[.03,.1]))),
 }
 
