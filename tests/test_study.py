@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
 from granularity_nb.cli import main
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
-from granularity_nb.study.report import curve, figure, mean_interval, paired, paired_table, report, summary
+from granularity_nb.study.report import curve, figure, forest_plot, mean_interval, paired, paired_table, report, summary
 from granularity_nb.study.run import _next, _opened, _pretrain_best, execute, load_plan, run
 from granularity_nb.training.backbone import create_backbone, load_checkpoint
 from granularity_nb.training.evaluate import evaluate, load_predictions
@@ -468,6 +468,15 @@ def test_the_table_of_differences_takes_any_reference():
     own = paired_table(t, 'plain', 'test', 'leaf')
     assert own['label map'].tolist() == ['superclass'] and own.finetune.item().startswith('1.8 ± 0.0') # .02 less 184/1e5
     assert set(paired_table(t, 'plain', 'test')['label map']) == {'leaf','superclass'}
+
+
+def test_a_forest_plot_has_a_row_for_each_label_map_and_no_dot_where_nothing_was_run():
+    t = _of_families({'leaf': 200, 'superclass': 16, 'level:1': 150}).query("label_map != 'level:1' or transfer != 'readout'")
+    t = t[(t.label_map != 'superclass') | (t.seed < 2)]
+    fig = forest_plot(t, 'plain', 'test', 'leaf')
+    dots = {ax.get_title(): sorted(float(y) for o in ax.lines if o.get_marker() in 'os^D' for y in o.get_ydata()) for ax in fig.axes}
+    assert [o.get_text() for o in fig.axes[0].get_yticklabels()] == ['level:1 (150)','superclass (16)'] and dots == {'readout': [1.], 'finetune': [0., 1.]}
+    assert fig.get_suptitle().startswith('paired over 2–') and "'leaf'" in fig.get_supxlabel()
 
 
 def test_an_empty_table_is_not_drawn():
