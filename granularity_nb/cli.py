@@ -117,7 +117,8 @@ def _plan(args):
     given = dict(maps=args.levels, transfers=args.transfers, seeds=args.seeds, device=args.device, lrs=args.lrs, to=args.to, to_args=dict(args.to_set) or None)
     plan = replace(plan, **{k: v for k,v in given.items() if v is not None})
     if args.to: plan = replace(plan, splits=_shared_splits(plan))
-    if args.images: plan = replace(plan, data_args=plan.data_args | (dict(n_train=args.images) if 'n_train' in source_arguments(args.data) else dict(steps=[['subsample', dict(n=args.images)]])))
+    if args.images: plan = replace(plan, data_args=plan.data_args | (dict(n_train=args.images) if 'n_train' in source_arguments(args.data) else
+                                                                       dict(steps=[*(o for o in plan.data_args.get('steps') or () if o[0] != 'subsample'), ['subsample', dict(n=args.images)]])))
     return checked(plan)
 
 def _check_device(device):

@@ -187,6 +187,21 @@ def test_seed_and_epoch_decide_order_and_augmentation(photos):
     assert not torch.equal(first[0][0], first[n][0])
 
 
+def test_images_on_a_gpu_are_not_left_to_worker_processes(photos, monkeypatch):
+    from granularity_nb.data import block
+    held = []
+    monkeypatch.setattr(block, '_hold', lambda images, device, share: held.append(share) or True)
+    for workers in (0, 1):
+        dls = dataloaders(photos, photos.target, bs=16, device='cpu', num_workers=workers)
+        monkeypatch.setattr(type(dls), 'device', torch.device('cuda'), raising=False)
+        if workers:
+            with pytest.raises(SourceError, match='num_workers=0'): block._place(dls, 'device', None)
+        block._place(dls, 'auto', None)
+        monkeypatch.undo()
+        monkeypatch.setattr(block, '_hold', lambda images, device, share: held.append(share) or True)
+    assert held == [.5]
+
+
 @pytest.mark.parametrize('kw', [dict(augment='none'), dict(augment='shift:2'), dict(augment=ALL), dict(augment='rrc+flip', prefetch=2), dict(balance=1., augment='crop:2'), dict(num_workers=2, augment=ALL)])
 @pytest.mark.parametrize('stop', [1, 4, 7])
 def test_resumed_in_the_middle_of_an_epoch(photos, kw, stop):

@@ -5,7 +5,7 @@ import pytest, torch
 from bars import make_bars
 from fastai.callback.core import Callback
 from granularity_nb.training.backbone import load_checkpoint
-from granularity_nb.training.longrun import fitting_batch, loggers
+from granularity_nb.training.longrun import _out_of_memory, fitting_batch, loggers
 from granularity_nb.training.pretrain import fit, new_classifier, pretrain
 from granularity_nb.training.recipe import Recipe, TrainingError
 
@@ -115,6 +115,10 @@ def test_out_of_memory_says_what_fits(bars, most, word):
     dls = dataloaders(bars, bars.target, bs=64, device='cpu')
     with pytest.raises(TrainingError, match=word): fit(model, dls, r, progress=False)
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize('said,full', [("can't allocate memory", True), ('CUDA error: out of memory', True), ('CUDNN_STATUS_ALLOC_FAILED', True), ('CUDA error: an illegal memory access was encountered', False)])
+def test_what_says_that_memory_is_full(said, full): assert _out_of_memory(RuntimeError(said)) is full
 
 
 def test_other_errors_are_not_taken_for_memory(bars):

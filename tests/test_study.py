@@ -5,7 +5,7 @@ import numpy as np, pandas as pd, pytest, torch
 from granularity_nb.cli import main
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
 from granularity_nb.study.report import curve, figure, forest_plot, mean_interval, paired, paired_table, report, summary
-from granularity_nb.study.run import _next, _opened, _pretrain_best, execute, load_plan, run
+from granularity_nb.study.run import _fatal, _next, _opened, _pretrain_best, execute, load_plan, run
 from granularity_nb.training.backbone import create_backbone, load_checkpoint
 from granularity_nb.training.evaluate import evaluate, load_predictions
 from granularity_nb.training.recipe import Recipe
@@ -528,6 +528,16 @@ def test_a_split_that_the_other_data_set_lacks_is_left_out_of_a_preset():
     for to,splits in (('digits', ('test',)), ('glyphs', ('test','shifted'))):
         plan = _plan(parser().parse_args(['study','--to',to,'--transfers','probe']))
         assert plan.splits == splits and runs(plan)
+
+
+def test_fewer_images_keep_the_other_steps():
+    from granularity_nb.cli import _plan, parser
+    of = lambda *words: _plan(parser().parse_args(['study','--data','tiny-imagenet','--images','50',*words])).data_args['steps']
+    assert of() == [['subsample', dict(n=50)]] and of('--set','steps=[["label_noise",{"rate":0.5}]]') == [['label_noise', dict(rate=.5)], ['subsample', dict(n=50)]]
+
+
+def test_a_lost_gpu_ends_a_study_and_a_full_one_does_not():
+    assert [_fatal(o) for o in (OSError(), RuntimeError('CUDA error: an illegal memory access'), RuntimeError('CUDA error: out of memory'), ValueError('x'))] == [True, True, False, False]
 
 
 def test_steps_are_drawn_anew_with_the_seed():

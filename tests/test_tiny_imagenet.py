@@ -5,7 +5,8 @@ import numpy as np, pandas as pd, pytest
 from granularity_nb.study.plan import plan_from_dict, preset
 
 RESULTS = Path(__file__).parent.parent/'nbs'/'results'
-STORED = {f'tiny-imagenet-{o}': (o, {}) for o in ('full','more','images-5000','images-50000','epochs-4','epochs-20')} | {'tiny-imagenet-seeds': ('full', dict(maps=('leaf',), seeds=(3,4)))}
+STORED = {f'tiny-imagenet-{o}': (o, {}) for o in ('full','more','images-5000','images-50000','images-95000','epochs-4','epochs-20','images-5000-epochs-40')}
+STORED |= {f'tiny-imagenet-{o}-seeds': (o, dict(seeds=(3,4))) for o in ('full','more')}
 pytestmark = pytest.mark.skipif(not RESULTS.is_dir(), reason='the stored results are not part of the installed package')
 
 
@@ -50,7 +51,7 @@ def _table(*folders): return pd.concat([pd.read_parquet(RESULTS/o/'results.parqu
 
 
 def test_predictions_are_of_these_runs():
-    table,transfers = _table('tiny-imagenet-full','tiny-imagenet-seeds'), ('direct','readout','probe','finetune','marginal')
+    table,transfers = _table('tiny-imagenet-full','tiny-imagenet-full-seeds'), ('direct','readout','probe','finetune','marginal')
     with np.load(RESULTS/'tiny-imagenet-full'/'predictions.npz', allow_pickle=False) as z: bits = {k: z[k] for k in z.files}
     arms = [k for k in bits if not k.endswith('log_p')]
     assert len(arms) == 5*len(transfers)
@@ -62,13 +63,14 @@ def test_predictions_are_of_these_runs():
 
 
 def test_runs_that_were_done_again_are_equal():
-    table,again = _table('tiny-imagenet-full'), pd.concat([pd.read_parquet(RESULTS/'tiny-imagenet-full'/'again.parquet'), _table('tiny-imagenet-more').query("label_map == 'direct'")])
+    table,twice = _table('tiny-imagenet-full','tiny-imagenet-full-seeds'), _table('tiny-imagenet-more','tiny-imagenet-more-seeds').query("label_map == 'direct'")
+    again = pd.concat([pd.read_parquet(RESULTS/'tiny-imagenet-full'/'again.parquet'), twice])
     both = again.merge(table, on=['run','transfer','seed','split'], suffixes=('_again',''))
-    assert len(both) == len(again) > 3 and (both.error_again == both.error).all() and (both.nll_again == both.nll).all(), 'done again, another result'
+    assert len(both) == len(again) > 5 and (both.error_again == both.error).all() and (both.nll_again == both.nll).all(), 'done again, another result'
 
 
 def test_what_was_collected_covers_every_map_and_rate():
-    d,table = RESULTS/'tiny-imagenet-full',_table('tiny-imagenet-full','tiny-imagenet-more').query("label_map != 'direct'")
+    d,table = RESULTS/'tiny-imagenet-full',_table(*(f'tiny-imagenet-{o}' for o in ('full','full-seeds','more','more-seeds'))).query("label_map != 'direct'")
     maps,tried = pd.read_parquet(d/'maps.parquet'),pd.read_parquet(d/'tried.parquet')
     assert set(zip(maps.label_map, maps.seed)) == set(zip(table.label_map, table.seed)) and len(maps) == len(table.run.unique())
     best = tried[tried.error.notna()].sort_values(['error','nll','lr']).drop_duplicates(['label_map','transfer','seed'])

@@ -564,7 +564,9 @@ def _place(dls, place, prefetch):
     "Decide where the images are held, and whether batches are made ahead."
     gpu = dls.device is not None and torch.device(dls.device).type == 'cuda'
     images = _gatherers(dls.train_ds)[0]
-    held = place != 'host' and gpu and not any(hasattr(s.images, 'fetch') for s in images.splits) and _hold(images, dls.device, 1. if place == 'device' else .5)
+    forked = dls.train.fake_l.num_workers > 0 # such processes cannot touch the GPU
+    if place == 'device' and gpu and forked: raise SourceError('worker processes cannot read images that are held on the GPU: use num_workers=0, or place="host"')
+    held = place != 'host' and gpu and not forked and not any(hasattr(s.images, 'fetch') for s in images.splits) and _hold(images, dls.device, 1. if place == 'device' else .5)
     if place == 'device' and gpu and not held: raise SourceError('the images do not fit on the GPU: use place="host", a smaller image size or fewer images')
     for dl in dls.loaders:
         dl.prefetch = (2 if gpu and not held else 0) if prefetch is None else prefetch

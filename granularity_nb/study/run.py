@@ -263,7 +263,7 @@ def _explain(run, e):
     if isinstance(e, OSError): return f"{what}: {e.strerror or e}"+(f' ({e.filename})' if e.filename else '')
     return f"{what}: {e}"
 
-def _fatal(e): return isinstance(e, (OSError, BrokenProcessPool))
+def _fatal(e): return isinstance(e, (OSError, BrokenProcessPool)) or 'CUDA error' in str(e) and 'out of memory' not in str(e) # the GPU is lost to this process
 
 def _clock(start, done, total):
     "Time left, as text, from the share that is done."

@@ -309,7 +309,8 @@ class Guard(Callback):
         raise CancelFitException()
 
 # %% ../../nbs/training/10_longrun.ipynb #9946b6a1
-def _out_of_memory(e): return isinstance(e, torch.cuda.OutOfMemoryError) or isinstance(e, (RuntimeError, MemoryError)) and "can't allocate memory" in str(e)
+_full = "can't allocate memory",'CUDA error: out of memory','CUBLAS_STATUS_ALLOC_FAILED','CUDNN_STATUS_ALLOC_FAILED' # by the CPU's allocator, by libraries that have their own
+def _out_of_memory(e): return isinstance(e, torch.cuda.OutOfMemoryError) or isinstance(e, (RuntimeError, MemoryError)) and any(o in str(e) for o in _full)
 
 def fitting_batch(model,     # nn.Module, on the device of `xb`
                   loss_func, # (logits, *targets) → loss
