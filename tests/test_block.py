@@ -1,4 +1,5 @@
 "Loaders at a label map: the right label beside the right image, whatever the granularity."
+import pickle
 import fastai.callback.progress # gives Learner its `no_bar`
 import numpy as np, pytest, torch
 from granularity_nb.data.block import GatherDL, RandomShift, augmentation, dataloaders, relabel
@@ -363,6 +364,24 @@ def test_held_images_are_the_same(pets, photos):
         for k in range(2): b.hold(k, 'cpu')
         n = len(source.split('train'))
         for rows in ([3,1,1,0], [n, n+4]): assert torch.equal(a.gather(np.array(rows)), b.gather(np.array(rows)))
+
+
+def test_a_split_goes_to_the_gpu_when_it_is_asked_for(photos, monkeypatch):
+    from granularity_nb.data.block import RowImage, _hold
+    splits = [photos.split(s) for s in ('train','valid')]
+    need,free = sum(int(np.prod(s.images.shape)) for s in splits),[0]
+    for name,o in dict(mem_get_info=lambda d: (free[0], 0), memory_reserved=lambda d: 30, memory_allocated=lambda d: 10).items(): monkeypatch.setattr(torch.cuda, name, o)
+    a,b = RowImage(splits),RowImage(splits)
+    free[0] = 2*need-21
+    assert not _hold(a, 'cpu') and not a._held
+    free[0] = 2*need-20 # what torch keeps for reuse is free too
+    assert _hold(a, 'cpu') and not a._held, 'a study that only trains need not send the test images'
+    rows = np.array([1,0])
+    assert torch.equal(a.gather(rows), b.gather(rows)) and [*a._held] == [0]
+    free[0] = 0
+    assert not _hold(a, 'cpu'), 'the other split has no room'
+    a.gather(rows+len(splits[0]))
+    assert [*a._held] == [0,1] and _hold(a, 'cpu') and not pickle.loads(pickle.dumps(a))._held
 
 
 def test_bfloat16_and_channels_last(photos):

@@ -5,7 +5,7 @@ import pytest, torch
 from bars import make_bars
 from fastai.callback.core import Callback
 from granularity_nb.training.backbone import load_checkpoint
-from granularity_nb.training.longrun import _out_of_memory, fitting_batch, loggers
+from granularity_nb.training.longrun import _opt_state, _out_of_memory, _set_opt_state, fitting_batch, loggers
 from granularity_nb.training.pretrain import fit, new_classifier, pretrain
 from granularity_nb.training.recipe import Recipe, TrainingError
 
@@ -45,6 +45,23 @@ def test_continued_run_ends_with_the_same_weights_and_log(bars, name, tmp_path):
     a,b = ([row[:-1] for row in csv.reader(open(tmp_path/f/'metrics.csv'))] for f in ('alone','killed'))
     assert a == b and len(a) == 4
     assert not (tmp_path/'killed'/'training.safetensors').exists()
+
+
+def test_a_continued_optimiser_has_the_memory_layout_of_its_weights():
+    "A momentum that is laid out otherwise than its weights makes every later step slow on a GPU."
+    def new(): return torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    a = new()
+    opt = torch.optim.AdamW(a.parameters())
+    a(torch.randn(2, 3, 8, 8)).sum().backward()
+    opt.step()
+    tensors,js = _opt_state(opt)
+    b = new()
+    other = torch.optim.AdamW(b.parameters())
+    _set_opt_state(other, {k: v.contiguous() for k,v in tensors.items()}, js) # as files hold them
+    for k in ('exp_avg','exp_avg_sq'):
+        v = other.state[b.weight][k]
+        assert v.stride() == b.weight.stride() != v.contiguous().stride() and torch.equal(v, opt.state[a.weight][k])
+    assert other.state[b.weight]['step'] == 1
 
 
 def test_a_state_of_the_finished_run_is_enough(bars, tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ class RowImage(Transform):
     def __init__(self,
                  splits,      # `Split`s; rows are counted through all of them in order
                  decode=None): # `Decode` for pictures from elsewhere; the images' size and kind, cropped, if None
-        self.splits,self._picture,self._held = list(splits),decode,{}
+        self.splits,self._picture,self._held,self._device = list(splits),decode,{},None
 
     def encodes(self, row:int)->TensorImage: return self.gather(np.array([row]))[0]
     def encodes(self, o:str|Path|bytes|Image.Image)->TensorImage: return _as_image(torch.from_numpy(np.array(self.picture(o)))[None])[0]
@@ -44,7 +44,7 @@ class RowImage(Transform):
             self._picture = getattr(self._array(0), 'decode', None) or Decode((h,w), 'RGB' if c == [3] else 'L')
         return self._picture
 
-    def __getstate__(self): return dict(self.__dict__, splits=[], _held={}, _picture=self.picture)
+    def __getstate__(self): return dict(self.__dict__, splits=[], _held={}, _device=None, _picture=self.picture)
 
     def gather(self,
                rows, # row numbers, counted through all splits in order, all from one split
@@ -67,6 +67,7 @@ def fetch(self:RowImage,
 ):        # uint8 `(m, C, H, W)`, and the rows they show: all, but for images that are read from files and cannot be
     "Images that can be used."
     k,at = self._where(rows)
+    if self._device is not None: self.hold(k, self._device)
     x = self._held.get(k)
     if x is not None: return _as_image(x.index_select(0, torch.as_tensor(at, device=x.device))), rows
     a = self._array(k)
@@ -509,10 +510,11 @@ def sample_weights(label_map:LabelMap, # classes
 
 # %% ../../nbs/data/05_block.ipynb #9e9eedd0
 def _hold(images, device, share=.5):
-    "Hold the images of all splits on a GPU, if they take at most `share` of its free memory."
-    need = sum(int(np.prod(s.images.shape)) for s in images.splits)
-    if need > share*torch.cuda.mem_get_info(device)[0]: return False
-    for k in range(len(images.splits)): images.hold(k, device)
+    "Hold the images on a GPU, each split when it is first asked for, if all take at most `share` of its free memory, what torch keeps for reuse included."
+    need = sum(int(np.prod(s.images.shape)) for k,s in enumerate(images.splits) if k not in images._held)
+    free = torch.cuda.mem_get_info(device)[0]+torch.cuda.memory_reserved(device)-torch.cuda.memory_allocated(device)
+    if need > share*free: return False
+    images._device = device
     return True
 
 @patch

@@ -69,12 +69,17 @@ def fit_schedule(learn,          # a `Learner`
     else: learn.fit(recipe.epochs, recipe.lr, cbs=ParamScheduler({'lr': _cosine(lr, recipe.warmup)}))
 
 # %% ../../nbs/training/09_callbacks.ipynb #1b07ed46
+def _has_bf16():
+    "Whether the GPU computes with bfloat16 itself; torch emulates it on older ones, slowly."
+    try: return torch.cuda.is_bf16_supported(including_emulation=False)
+    except TypeError: return torch.cuda.is_bf16_supported() # torch 2.4
+
 class Autocast(MixedPrecision):
     "fastai's `MixedPrecision` on whatever device the loaders use."
     name = 'mixed_precision'
     def before_fit(self):
         device,half = torch.device(self.dls.device).type, self.amp_mode == AMPMode.FP16
-        if device == 'cuda' and not half and not torch.cuda.is_bf16_supported(): raise TrainingError("recipe: this GPU has no bfloat16; use precision='fp16'")
+        if device == 'cuda' and not half and not _has_bf16(): raise TrainingError("recipe: this GPU has no bfloat16; use precision='fp16'")
         self.kwargs['enabled'] = half
         self.autocast = torch.autocast(device, dtype=torch.float16 if half else torch.bfloat16)
         self.learn.scaler,self.scales = torch.amp.GradScaler(device, **self.kwargs),L()

@@ -7,7 +7,7 @@ __all__ = ['TrainingState', 'CSVLog', 'loggers', 'Guard', 'fitting_batch', 'memo
 
 # %% ../../nbs/training/10_longrun.ipynb #9cfbc912
 import gc, json, math, random, time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np, torch
 from fastai.callback.core import Callback, CancelEpochException, CancelFitException
@@ -61,12 +61,15 @@ def _opt_state(opt):
         for k,v in d.items(): (tensors if isinstance(v, torch.Tensor) else js)[f'{i}.{k}'] = v
     return tensors, js
 
+def _laid_out(v, p):
+    "`v` in the memory layout of parameter `p`, such as channels last: an optimiser is fast only if both have the same."
+    return torch.empty_like(p, dtype=v.dtype, device='cpu').copy_(v) if isinstance(v, torch.Tensor) and v.ndim and v.shape == p.shape else v
+
 def _set_opt_state(opt, tensors, js):
-    sd = opt.state_dict()
-    state = {}
+    sd,params,state = opt.state_dict(),[p for g in opt.param_groups for p in g['params']],{}
     for key,v in (tensors | js).items():
         i,_,k = key.partition('.')
-        state.setdefault(int(i), {})[k] = v
+        state.setdefault(int(i), {})[k] = _laid_out(v, params[int(i)])
     opt.load_state_dict(sd | dict(state=state))
 
 # %% ../../nbs/training/10_longrun.ipynb #00e595dd
@@ -349,7 +352,7 @@ def _advice(learn, recipe):
     learn.pred = learn.loss = learn.loss_grad = None
     learn.opt.zero_grad()
     if autocast is not None and torch.is_autocast_enabled(learn.xb[0].device.type): autocast.__exit__(None, None, None)
-    fits = fitting_batch(model, learn.loss_func, learn.xb, learn.yb)
+    with nullcontext() if autocast is None else torch.autocast(autocast.device, autocast.fast_dtype): fits = fitting_batch(model, learn.loss_func, learn.xb, learn.yb) # in the precision of the training
     where = f"out of memory with {n} images a batch on {learn.xb[0].device}"
     if not fits: return f"{where}, and a single image does not fit either: choose a smaller backbone or image size"
     times = n//fits
