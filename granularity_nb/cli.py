@@ -19,7 +19,7 @@ def _ints(text):
     return tuple(values)
 
 def _count(text):
-    if not text.isdigit() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    if not text.isdecimal() or int(text) < 1: raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 def _setting(text):
@@ -63,7 +63,7 @@ def _add_study(sub):
     p.add_argument('--images', type=_count, metavar='N', help="number of training images instead of the preset's")
     p.add_argument('--workers', type=_count, metavar='N', help='processes (default: one for each core)')
     p.add_argument('--device', help="torch device: cpu, cuda, mps (default: the preset's)")
-    p.add_argument('--resume', action='store_true', help='go on with the plan that is stored in --out, whatever else is given')
+    p.add_argument('--resume', action='store_true', help='go on with the plan that is stored in --out; the images may lie elsewhere now (--root)')
 
 # %% ../nbs/cli.ipynb #dff679aa
 def _add_theory(sub):
@@ -101,6 +101,18 @@ def _without_pixels(data): # labels are enough, nothing is decoded
     from granularity_nb.data.source import source_arguments
     return dict(size=None) if 'size' in source_arguments(data) else {}
 
+_of_plan = '--set','--to','--to-set','--lrs','--levels','--transfers','--seeds','--images','--device'
+
+def _resumed(args, out):
+    "The plan stored in `out`, its images in --root if that is given."
+    from dataclasses import replace
+    from granularity_nb.study.plan import StudyError
+    from granularity_nb.study.run import load_plan
+    given = [o for o in _of_plan if getattr(args, o[2:].replace('-', '_'))]
+    if given: raise StudyError(f"--resume goes on with the plan that is stored in {out}, so {given[0]} would have no effect: leave it out, or leave out --resume to ask for another plan (one that has all of the stored one and more extends it)")
+    plan = load_plan(out)
+    return replace(plan, data_args=plan.data_args | dict(root=args.root)) if args.root else plan
+
 def _shared_splits(plan):
     "The splits of a preset that the data set to transfer to has too; a 'shifted' one is the glyphs' own."
     from granularity_nb.data.source import Source
@@ -132,14 +144,14 @@ def _check_device(device):
 def _study(args):
     from granularity_nb.study.plan import StudyError
     from granularity_nb.study.report import error_table, findings, report
-    from granularity_nb.study.run import collect, load_plan, run
+    from granularity_nb.study.run import collect, run
     out = args.out or Path('studies')/f'{args.data}-{args.preset}'
-    plan = load_plan(out) if args.resume else _plan(args)
+    plan = _resumed(args, out) if args.resume else _plan(args)
     _check_device(plan.device)
     print(f"{plan.data}: {len(plan.maps)} label maps and the direct baseline, {len(plan.recipes)} recipe{'s'*(len(plan.recipes)>1)}, "
           f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)} → {out}", flush=True)
     start = time.time()
-    try: run(plan, out, workers=args.workers, resume=args.resume)
+    try: run(plan, out, workers=args.workers)
     except StudyError:
         if (out/'results.parquet').exists() and len(collect(out)): print(f'what is done is reported in {report(out)}', flush=True)
         raise

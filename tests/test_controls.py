@@ -75,7 +75,8 @@ def test_what_cannot_be_drawn_is_refused():
     leaf,unit,group,over = nested(0)
     multi = LabelMap(leaf.leaves, ['x','y'], (np.arange(0, 121, 2), np.tile([0,1], 60)))
     for f,message in ((lambda: random_groups(over, within=group), 'does not refine'), (lambda: random_groups(unit, of=group), 'does not refine'),
-                      (lambda: random_groups(multi), 'multi'), (lambda: random_splits(multi, 4), 'several classes'),
+                      (lambda: random_groups(multi), 'multi'), (lambda: random_groups(leaf), 'single leaf.*again'), (lambda: random_groups(unit, of=unit), 'single unit'),
+                      (lambda: random_groups(over, within=over), 'every draw gives those classes again'), (lambda: random_splits(multi, 4), 'several classes'),
                       (lambda: random_splits(over, 2), '2 classes are fewer than the 3'), (lambda: random_splits(over, 61), '61 classes are more than the 60 images')):
         with pytest.raises(HierarchyError, match=message): f()
 

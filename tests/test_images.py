@@ -1,10 +1,10 @@
 "Every known data set from a miniature of its true layout, and what wrong layouts are told."
-import csv, os, pickle, shutil
+import csv, os, pickle, shutil, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from hypothesis import given, strategies as st
-from granularity_nb.data import images as module
+from granularity_nb.data import images as module, source
 from granularity_nb.data.images import SourceWarning, carve, from_datasets
 from granularity_nb.data.source import Source, SourceError
 from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError
@@ -280,6 +280,22 @@ def test_folder_warns_of_classes_without_training_images(tmp_path):
     tree(tmp_path/'f', ['train/dog','train/cat','test/dog','test/wolf'])
     with pytest.warns(SourceWarning, match="1 classes have images in 'test' but none in 'train', such as 'wolf'"): Source.open('folder', root=tmp_path/'f', valid=0)
 
+def test_folders_without_known_images_are_named(tmp_path, monkeypatch):
+    tree(tmp_path/'f', ['a/x','a/y','b/z'], n=3)
+    (tmp_path/'f'/'a'/'notes.txt').write_text('an aside beside folders of images is no class')
+    (tmp_path/'f'/'b'/'z'/'0.jpg').rename(tmp_path/'f'/'b'/'z'/'0.JFIF')
+    kw = dict(root=tmp_path/'f', valid=0, test=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert names(Source.open('folder', **kw), 'train').count('z') == 3, 'a .jfif is a JPEG'
+    shutil.move(tmp_path/'f'/'b'/'z', tmp_path/'f'/'b'/'w')
+    for o in (tmp_path/'f'/'b'/'w').iterdir(): o.rename(o.with_suffix('.heic'))
+    with pytest.warns(SourceWarning, match=r'1 folders of .* such as that of b/w/\d\.heic.*\.jpeg'): s = Source.open('folder', **kw)
+    assert s.hierarchy.leaves == ('x','y')
+    monkeypatch.setattr(source, '_many', 1) # a list that is kept says so again
+    for _ in range(2):
+        with pytest.warns(SourceWarning, match='heic'): Source.open('folder', **kw)
+
 @pytest.mark.parametrize('make,says', [
     (lambda r: r.mkdir(), 'no images'), (lambda r: jpeg(r/'a.jpg'), 'directly'), (lambda r: jpeg(r/'train'/'a.jpg'), 'directly'),
     (lambda r: tree(r, ['.hidden/a']), 'no images')])
@@ -315,6 +331,13 @@ def test_table(tmp_path, ending, label):
     elsewhere = shutil.move(file, tmp_path/f'u.{ending}')
     moved = Source.open('table', root=tmp_path/'p', file=str(elsewhere), label=label)
     assert [o.digest for o in moved.splits.values()] == [o.digest for o in s.splits.values()]
+
+def test_columns_of_any_name_and_those_that_are_no_level(tmp_path):
+    t = frame(tmp_path/'p').rename(columns=dict(kind='target', breed='image')).assign(direct=lambda t: t.image+'!', all='thing')
+    t.to_csv(tmp_path/'p'/'t.csv', index=False)
+    with pytest.warns(SourceWarning) as said: s = Source.open('table', root=tmp_path/'p'/'t.csv', label=['all','target','image','direct'])
+    assert [*s.levels] == ['direct','target'] and s.target is s.level('target')
+    assert [str(o.message).split("'")[1] for o in said] == ['all','image'] and 'no level' in str(said[0].message)
 
 def test_table_without_splits_or_hierarchy(tmp_path):
     frame(tmp_path/'p').drop(columns='split').to_csv(tmp_path/'p'/'t.csv', index=False)

@@ -1,11 +1,14 @@
 "A study that is killed, continued, refused and reported, through the command line as a user runs it."
-import json, shutil, signal, subprocess, sys, time
+import json, shutil, signal, subprocess, sys, time, warnings
 from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
+from PIL import Image
 from granularity_nb.cli import main
+from granularity_nb.labels.hierarchy import HierarchyError, Hierarchy, LabelMap
+from granularity_nb.data.source import Source, Split
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
-from granularity_nb.study.report import curve, figure, forest_plot, mean_interval, paired, paired_table, report, summary
-from granularity_nb.study.run import _fatal, _next, _opened, _pretrain_best, execute, load_plan, run
+from granularity_nb.study.report import curve, figure, findings, forest_plot, mean_interval, paired, paired_table, report, summary
+from granularity_nb.study.run import _fatal, _next, _opened, _pretrain_best, collect, execute, load_plan, run
 from granularity_nb.training.backbone import create_backbone, load_checkpoint
 from granularity_nb.training.evaluate import evaluate, load_predictions
 from granularity_nb.training.recipe import Recipe
@@ -111,6 +114,56 @@ def test_second_call_does_nothing_and_another_plan_is_refused(done, capsys, tmp_
     err = capsys.readouterr().err
     assert 'another plan' in err and '--resume' in err and 'seeds' in err and err.count('\n') == 1
     assert main(['study', '--out', str(out), '--resume']) == 0, '--resume goes on with the stored plan'
+    capsys.readouterr()
+    assert main(['study', '--out', str(out), '--resume', '--seeds', '0,1']) == 2
+    err = capsys.readouterr().err
+    assert '--seeds' in err and 'no effect' in err and err.count('\n') == 1
+
+
+# ---- a folder that grows, and one whose images have gone
+
+SHORT = {'plain': dict(pretrain=asdict(Recipe(epochs=1)), transfer=asdict(Recipe(epochs=1)))}
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    "Own images in folders, and a plan for them."
+    monkeypatch.setenv('GRANULARITY_CACHE', str(tmp_path/'cache'))
+    rng = np.random.default_rng(0)
+    for c in ('x/a','x/b','y/c','y/d'):
+        (tmp_path/'pics'/c).mkdir(parents=True)
+        for i in range(12): Image.fromarray(rng.integers(0, 255, (8,8,3), dtype=np.uint8)).save(tmp_path/'pics'/c/f'{i}.png')
+    return Plan(data='folder', data_args=dict(root=tmp_path/'pics', size=8), maps=('leaf',), transfers=('readout',), seeds=(0,), recipes=SHORT)
+
+
+def _times(out): return {f: f.stat().st_mtime_ns for f in (out/'runs').rglob('*') if f.is_file()}
+
+
+def test_a_finished_study_is_reported_without_its_images_and_never_mixed_with_others(photos, tmp_path, capsys):
+    out,pics = tmp_path/'s',tmp_path/'pics'
+    run(photos, out, workers=1, progress=False)
+    table,times = collect(out),_times(out)
+    pics.rename(tmp_path/'moved')
+    assert collect(out).equals(table) and main(['report', str(out)]) == 0
+    assert 'there is no' in (main(['study','--resume','--out',str(out)]), capsys.readouterr().err)[1]
+    assert main(['study','--resume','--out',str(out),'--root',str(tmp_path/'moved')]) == 0 and _times(out) == times, 'another place is no other data set'
+    (tmp_path/'moved').rename(pics)
+    (pics/'x'/'a'/'0.png').unlink()
+    with pytest.raises(StudyError, match="label map 'direct', seed 0 is done, but the images of 'folder', or their labels, are others now"): run(photos, out, workers=1, progress=False)
+    assert _times(out) == times and collect(out).equals(table)
+
+
+def test_a_plan_with_more_of_everything_extends_the_folder(photos, tmp_path):
+    out = tmp_path/'s'
+    run(photos, out, workers=1, progress=False)
+    table,times = collect(out),_times(out)
+    more = replace(photos, maps=('depth 0','leaf'), seeds=(1,0), transfers=('readout','finetune'), recipes=SHORT | {'longer': dict(pretrain=asdict(Recipe(epochs=2)), transfer=asdict(Recipe(epochs=1)))})
+    run(more, out, workers=2, progress=False)
+    assert len(collect(out)) == 2*2*5 and times.items() <= _times(out).items() and load_plan(out).digest == more.digest
+    assert table.merge(collect(out)).equals(table)
+    for less in (photos, replace(more, seeds=(0,)), replace(more, threads=2), replace(more, recipes={'plain': more.recipes['longer']})):
+        with pytest.raises(StudyError, match='another plan.*and more'): run(less, out, workers=1, progress=False)
+    assert load_plan(out).digest == more.digest
 
 
 @pytest.mark.parametrize('args,word', [
@@ -181,9 +234,19 @@ tiny = Plan(data_args=dict(n_train=200, n_valid=50, n_test=50, max_chars=10), re
                                       (dict(maps=('level:9',), transfers=('finetune',), recipes={'a': dict(pretrain=dict(epochs=1), transfer=dict(epochs=1, head='subclass-mean'))}), 'level:9'),
                                       (dict(lrs={'probe': [.1]}), 'probe'), (dict(lrs={'direct': []}), 'direct'), (dict(lrs={'transfer': [.1,.1]}), 'transfer'), (dict(lrs={'transfer': [0.]}), 'transfer'),
                                       (dict(to='glyphs'), 'readout'), (dict(to_args=dict(n_train=10)), 'without `to`'), (dict(maps=('kmeans-within:many',)), 'many'),
-                                      (dict(to='glyphs', transfers=('probe',), maps=('kmeans-within:20',)), 'kmeans'), (dict(maps=('kmeans-across:20',), transfers=('readout',)), 'kmeans-across')])
+                                      (dict(to='glyphs', transfers=('probe',), maps=('kmeans-within:20',)), 'kmeans'), (dict(maps=('kmeans-across:20',), transfers=('readout',)), 'kmeans-across'),
+                                      (dict(maps=('kmeans-within:3',)), 'kmeans-within:3.*fewer'), (dict(maps=('kmeans-across:201',), transfers=('probe',)), 'kmeans-across:201.*more than the 200 images'),
+                                      (dict(maps='script'), "maps must be a list, not 'script'"), (dict(seeds=3), 'seeds must be a list, not 3'), (dict(maps=(1,)), 'label map 1 is no text'),
+                                      (dict(data_args=None), 'data_args must be an object'), (dict(data_args=dict(n_train={1})), 'data_args.*JSON'), (dict(maps=('random-splits:²',)), '²'),
+                                      (dict(maps=('random-groups:character',)), 'every draw')])
 def test_bad_plans_are_named(bad, word):
-    with pytest.raises(StudyError, match=word): runs(replace(tiny, **bad))
+    with pytest.raises((StudyError, HierarchyError), match=word): runs(replace(tiny, **bad))
+
+
+def test_arrays_ranges_and_paths_in_a_plan(tmp_path):
+    a = replace(tiny, seeds=range(2), maps=['script'], data='folder', data_args=dict(root=tmp_path, size=np.int64(8)))
+    b = replace(tiny, seeds=np.arange(2), maps=('script',), data='folder', data_args=dict(root=str(tmp_path), size=8))
+    assert a == b and a.digest == b.digest and plan_from_dict(json.loads(json.dumps(a.to_dict()))) == a
 
 
 def test_plan_json_round_trip_and_unknown_keys():
@@ -222,6 +285,42 @@ def test_random_controls():
     assert g == label_map(source, 'random-groups:base letter', 3) != label_map(source, 'random-groups:base letter', 4)
     s = label_map(source, 'random-splits:base letter', 3)
     assert s.n_classes == n_seen(source, like) == n_seen(source, s) and s.refines(source.target.after(source.leaf_map('train')))
+
+
+def _source(paths, unit=None, **levels):
+    h = Hierarchy.from_paths(paths)
+    leaf = np.arange(40)%h.n_leaves
+    return Source('mine', h, dict(train=Split(np.zeros((40,8,8), np.uint8), leaf)), h.depth(0), dict(leaf=h.level(0), **{k: h.at(o) for k,o in levels.items()}), unit=unit)
+
+
+def test_a_control_that_is_what_it_controls_for_is_told():
+    four = [f'{t}/{g}/{g}{i}' for t,gs in (('x','ab'), ('y','cd')) for g in gs for i in range(2)]
+    s = _source(four, character=list('abcd'))
+    with pytest.raises(HierarchyError, match='every draw'): label_map(s, 'random-groups:leaf')
+    with warnings.catch_warnings(): # said of one seed below
+        warnings.simplefilter('ignore')
+        m = {seed: label_map(s, 'random-groups:character', seed) for seed in range(20)}
+    same = [seed for seed,o in m.items() if o.refines(s.level('character'))]
+    assert same and len(same) < 20, 'pairs of four leaves are drawn again by chance in one case of nine'
+    with pytest.warns(UserWarning, match=f"'random-groups:character', seed {same[0]}: .* by chance those of 'character' itself"): label_map(s, 'random-groups:character', same[0])
+    assert any(o.codes[0] != o.codes[1] for o in m.values()), 'a level that happens to be called character is no unit: its leaves are moved one by one'
+
+
+def test_what_is_moved_as_a_whole_is_said_by_the_source():
+    paths = [f'{t}/{g}{k}/{g}{k}{i}' for t,g in (('x','a'), ('y','b')) for k in range(4) for i in range(2)]
+    pairs = _source(paths, unit='pair', pair=[f'{g}{k}' for g in 'ab' for k in range(4)], four=['x','y'])
+    assert pairs.but(name='again').unit == 'pair'
+    for seed in range(5):
+        m = label_map(pairs, 'random-groups-across:four', seed)
+        assert pairs.level('pair').refines(m)
+    loose = _source(paths, pair=[f'{g}{k}' for g in 'ab' for k in range(4)], four=['x','y'])
+    assert not all(loose.level('pair').refines(label_map(loose, 'random-groups-across:four', seed)) for seed in range(5))
+    with pytest.raises(ValueError, match='pear'): _source(paths, unit='pear')
+
+
+def test_a_level_called_image_is_not_taken_for_one_class_an_image():
+    s = _source(['x/a','x/b','y/c'], image=['x','y'])
+    with pytest.raises(StudyError, match='rename the level'): label_map(s, 'image')
 
 
 def test_recipes_that_share_a_pretraining_share_the_run_and_keep_their_names(tmp_path):
@@ -269,19 +368,32 @@ def test_pairing_uses_common_seeds_only():
 
 
 def test_one_seed_has_no_interval_and_still_a_report_line():
-    from granularity_nb.study.report import findings
     t = _table({('direct','direct'): [.3], ('x','readout'): [.2]})
     assert np.isnan(summary(t).half).all() and 'only seed' in findings(t)[0]
 
 
+def _errors(**arms):
+    "A study's table: errors of the seeds 0, 1, … of each label map; None where a run is missing."
+    return pd.DataFrame([dict(recipe='plain', split='test', label_map=m, transfer='direct' if m == 'direct' else 'readout', n_classes=2, n=100, seed=s, error=e)
+                         for m,es in arms.items() for s,e in enumerate(es) if e is not None])
+
+
+def test_levels_are_compared_over_the_same_seeds():
+    "Seed 0 is an easy one, and the last level has run for it alone."
+    said, = findings(_errors(direct=[.1,.3,.3], a=[.05,.2,.22], b=[.08,None,None]))
+    assert 'best is a' in said and said.endswith('Not among them, for want of some of its 3 seeds: b.')
+    said, = findings(_errors(direct=[.1,.3,.3], a=[.05,.2,None], b=[None,.3,.4], c=[.06,.3,None]))
+    assert 'best is a' in said and said.endswith('2 seeds: b.')
+    said, = findings(_errors(direct=[.1,.3], a=[.2,.2], b=[.05,.2]))
+    assert 'best is b' in said and 'Not among' not in said
+
+
 def test_equal_differences_are_not_called_certain():
-    from granularity_nb.study.report import findings
     t = _table({('direct','direct'): [.3,.2], ('x','readout'): [.2,.1]})
     assert np.isnan(paired(t).p).all() and 'no test' in findings(t)[0]
 
 
 def test_a_lucky_best_of_many_is_not_called_a_difference():
-    from granularity_nb.study.report import findings
     rng = np.random.default_rng(3)
     wrong = 0
     for _ in range(40): # no label map differs from direct training

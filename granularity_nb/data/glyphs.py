@@ -572,4 +572,4 @@ def _source(h, n, seeds, hard, args):
                   test=_split(h, n['n_test'], True, hard['difficulty'], seeds['test_seed'], 'test'),
                   shifted=_split(h, n['n_test'], True, hard['shifted'], seeds['test_seed'], 'test'))
     levels = {k: h.rank(k) for k in LEVELS}
-    return Source('glyphs', h, splits, levels['script'], levels, args)
+    return Source('glyphs', h, splits, levels['script'], levels, args, unit='character')

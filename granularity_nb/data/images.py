@@ -14,7 +14,7 @@ from ..files import cache_folder
 from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _pick
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, LabelMap
-from ..labels.reading import read_table
+from ..labels.reading import image_types, read_table
 from ..labels.taxonomy import by_path, cifar100, inat21
 from ..labels.wordnet import imagenet, lemmas
 
@@ -184,6 +184,7 @@ def folder_source(
     root = _root('folder', root, 'folders of images')
     files = Files.find(root, cache=_cache(cache)) if root.is_dir() else []
     if not len(files): raise _layout('folder', root, 'there are no images', _folder_layout)
+    if files.unread: warnings.warn(f"folder: {len(files.unread)} folders of {root} hold files but no images and are left out, such as that of {files.unread[0]}; images are known by their endings: {' '.join(image_types)}", SourceWarning, stacklevel=3)
     with_splits = any(_split_name(o.split('/')[0]) == 'train' for o in files.folders)
     paths,parts = _folder_parts(root, files, with_splits)
     h,leaf = _tree(paths)
@@ -265,8 +266,11 @@ def table_source(
     if split != 'split' and split not in columns: raise SourceError(f'{name}: there is no column {split!r} for the splits')
     files = _row_files(name, folder, columns[path])
     h,leaf = _tree(_row_paths(name, columns, label, sep), () if isinstance(label, str) else tuple(label))
-    return _finish('table', h, _tree_levels(h), target, files, leaf, _row_parts(name, columns, split, files), dict(valid=valid, test=test),
-                   dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), _where(root, cache, strict, file=file), _last)
+    source = _finish('table', h, _tree_levels(h), target, files, leaf, _row_parts(name, columns, split, files), dict(valid=valid, test=test),
+                     dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), _where(root, cache, strict, file=file), _last)
+    for o in [] if isinstance(label, str) else label:
+        if o not in source.levels: warnings.warn(f"table: column {o!r} is no level: it has a single class, or groups the images as another column does; there are: {', '.join(source.levels)}", SourceWarning, stacklevel=3)
+    return source
 
 # %% ../../nbs/data/04_images.ipynb #cbbc3b54
 def _title(name): return lemmas(name)[0] if re.fullmatch(r'n\d{8}', name) else name

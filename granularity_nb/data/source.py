@@ -47,6 +47,7 @@ class Files:
         name,    # name of each file within its folder: str, or bytes in the file system's encoding
         size,    # bytes of each file
     ):
+        self.unread = () # of each folder in which `find` saw only files that are no images, one such file
         self.root,self.folders = os.fspath(root),list(folders)
         self.folder,self.size = np.asarray(folder, np.int32),np.asarray(size, np.int64)
         self.name = name if getattr(name, 'dtype', None) is not None and name.dtype.kind=='S' else np.array([os.fsencode(o) for o in name], dtype='S')
@@ -83,9 +84,9 @@ def _hash(self:Files):
     return h.hexdigest()[:16]
 
 # %% ../../nbs/data/01_source.ipynb #26ea812e
-def _walk(root, part, seen):
-    "(folder, names, sizes) for `part` of `root` and every folder below that holds images, in alphabetical order."
-    here,names,sizes,below = os.path.join(root, part) if part else root,[],[],[]
+def _walk(root, part, seen, unread):
+    "(folder, names, sizes) for `part` of `root` and every folder below that holds images, in alphabetical order; a file of each last folder that has only others goes to `unread`."
+    here,names,sizes,below,other = os.path.join(root, part) if part else root,[],[],[],None
     real = os.path.realpath(here)
     if real in seen: raise SourceError(f'{here} is the same folder as {seen[real]}: remove the link that leads there twice')
     seen[real] = here
@@ -95,8 +96,10 @@ def _walk(root, part, seen):
         elif o.name.lower().endswith(image_types):
             names.append(os.fsencode(o.name))
             sizes.append(_size(o))
+        else: other = f'{part}/{o.name}' if part else o.name
     if names: yield part,np.array(names, dtype='S'),np.array(sizes, np.int64)
-    for o in below: yield from _walk(root, o, seen)
+    elif other and not below: unread.append(other)
+    for o in below: yield from _walk(root, o, seen, unread)
 
 def _size(entry):
     "Bytes of a file; 0 for a link that leads nowhere, which shows when it is decoded."
@@ -115,11 +118,12 @@ def find(cls:Files,
         if not os.path.isdir(os.path.join(root, o)): raise SourceError(f'{os.path.join(root, o)} is not a folder')
     old = None if cache is None else _kept(root, parts, cache)
     if old is not None: return old
-    seen,found = {},[]
-    for o in parts: found += _walk(os.fspath(root), o, seen)
+    seen,found,unread = {},[],[]
+    for o in parts: found += _walk(os.fspath(root), o, seen, unread)
     folders,names,sizes = zip(*found) if found else ((), (np.zeros(0, 'S1'),), (np.zeros(0, np.int64),))
     files = cls(root, folders, np.repeat(np.arange(len(folders)), [len(o) for o in names[:len(folders)]]), np.concatenate(names), np.concatenate(sizes))
-    if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}))
+    files.unread = unread
+    if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}), unread=json.dumps(unread))
     return files
 
 # %% ../../nbs/data/01_source.ipynb #384879c8
@@ -166,9 +170,12 @@ def _kept(root, parts, cache):
     import pyarrow.parquet as pq
     path = _list_path(root, parts, cache)
     try:
-        times = json.loads(pq.read_schema(path).metadata[b'times'])
-        return Files.load(path, root) if all(os.stat(o).st_mtime_ns == t for o,t in times.items()) else None
-    except (OSError, ValueError, KeyError): return None # not there, damaged, or a folder has gone
+        about = pq.read_schema(path).metadata
+        if any(os.stat(o).st_mtime_ns != t for o,t in json.loads(about[b'times']).items()): return None
+        files = Files.load(path, root)
+        files.unread = json.loads(about[b'unread'])
+        return files
+    except (OSError, ValueError, KeyError): return None # not there, damaged or of an earlier version, or a folder has gone
 
 # %% ../../nbs/data/01_source.ipynb #1b0ba15d
 def _as_files(images):
@@ -341,10 +348,12 @@ class Source:
         args:dict|None=None,  # what `Source.open` would need to make it again; must fit into JSON
         where:dict|None=None, # further arguments that say only where the files are: another place is no other data set
         title=str,            # function: name of a leaf or class → how pictures should call it
+        unit:str|None=None,   # name of the level whose classes random groups move as a whole; None: single leaves
     ):
         self.name,self.hierarchy,self.splits,self.target = name,hierarchy,dict(splits),target
-        self.levels,self.args,self.where,self.title = dict(levels or {}),_plain(name, args or {}),_plain(name, where or {}),title
-        for what,m in dict(target=target, **self.levels).items():
+        self.levels,self.args,self.where,self.title,self.unit = dict(levels or {}),_plain(name, args or {}),_plain(name, where or {}),title,unit
+        if unit is not None: self.level(unit)
+        for what,m in [('target', target), *self.levels.items()]:
             if m.leaves != hierarchy.leaves: raise SourceError(f'{what!r} of {name!r} is a map of other leaves than the '
                 f'hierarchy has ({len(m.leaves)} against {hierarchy.n_leaves}): build it from the same hierarchy')
         for what,s in self.splits.items():
@@ -622,7 +631,7 @@ def but(self:Source,
     **changes, # arguments of `Source` that shall differ
 )->Source:
     "The same source, some things excepted."
-    same = dict(name=self.name, hierarchy=self.hierarchy, splits=self.splits, target=self.target, levels=self.levels, args=self.args, where=self.where, title=self.title)
+    same = dict(name=self.name, hierarchy=self.hierarchy, splits=self.splits, target=self.target, levels=self.levels, args=self.args, where=self.where, title=self.title, unit=self.unit)
     return Source(**same | changes)
 
 def _whole_number(what, n, least, most):

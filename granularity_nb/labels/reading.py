@@ -89,7 +89,7 @@ def column(table,   # columns by name, from `read_table`
     return [str(o) for o in col]
 
 # %% ../../nbs/labels/00_reading.ipynb #00ff1ef5
-image_types = tuple('.jpg .jpeg .png .webp .bmp .gif .tif .tiff .ppm .pgm'.split()) # endings of image files' names
+image_types = tuple('.jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm'.split()) # endings of image files' names
 
 def image_folders(path,              # folder to look through, links included
                   types=image_types, # endings of image files' names, lower case, with their dot

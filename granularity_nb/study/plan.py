@@ -7,10 +7,11 @@ __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 
            'open_source', 'open_target', 'runs', 'preset']
 
 # %% ../../nbs/study/01_plan.ipynb #810b2482
-import hashlib, json, math, warnings
+import hashlib, json, math, os, warnings
+import numpy as np
 from dataclasses import asdict, dataclass, field, replace
 from ..data.source import Source, identity_args, source_arguments
-from ..labels.controls import kmeans, random_groups, random_splits
+from ..labels.controls import _shares, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
 from ..training.recipe import Recipe, TrainingError, keeps_head, transfer_names, without_defaults
 
@@ -27,23 +28,27 @@ def _items(source): return source.target.after(source.leaf_map('train'))
 
 def _amount(source, arg):
     "A number of classes: given as such, or that of a level."
-    return int(arg) if arg.isdigit() and arg not in source.levels else n_seen(source, _named(source, arg))
+    return int(arg) if arg.isdecimal() and arg not in source.levels else n_seen(source, _named(source, arg))
 
 def _image(source, arg, seed):
     if arg: raise StudyError(f"label map 'image:{arg}': 'image' takes no argument")
     return LabelMap.identity(source.ids('train'), name='image')
 
-def _random_groups(source, arg, seed):
-    return random_groups(_named(source, arg), within=source.target, of=source.levels.get('character'), seed=seed, name=f'random-groups:{arg}')
+def _grouped(source, arg, seed, name, within):
+    like = _named(source, arg)
+    m = random_groups(like, within, None if source.unit is None else source.level(source.unit), seed, name)
+    if m.refines(like) and like.refines(m): warnings.warn(f"label map {name!r}, seed {seed}: the groups that were drawn are by chance those of {arg!r} itself, so this seed compares it with itself; take a level with more or larger classes")
+    return m
 
-def _random_groups_across(source, arg, seed):
-    return random_groups(_named(source, arg), of=source.levels.get('character'), seed=seed, name=f'random-groups-across:{arg}')
+def _random_groups(source, arg, seed): return _grouped(source, arg, seed, f'random-groups:{arg}', source.target)
+
+def _random_groups_across(source, arg, seed): return _grouped(source, arg, seed, f'random-groups-across:{arg}', None)
 
 def _random_splits(source, arg, seed): return random_splits(_items(source), _amount(source, arg), seed=seed, name=f'random-splits:{arg}')
 
 # %% ../../nbs/study/01_plan.ipynb #acde3a00
 def _cut(source, kind, arg):
-    if not arg.isdigit(): raise StudyError(f"label map '{kind}:{arg}': {arg!r} is not a whole number, as in {kind}:2")
+    if not arg.isdecimal(): raise StudyError(f"label map '{kind}:{arg}': {arg!r} is not a whole number, as in {kind}:2")
     try: return getattr(source.hierarchy, kind)(int(arg))
     except HierarchyError as e: raise StudyError(f"label map '{kind}:{arg}': {e}") from None
 
@@ -54,6 +59,7 @@ _clustered = 'kmeans-within','kmeans-across'
 def _kind(source, spec):
     "What `spec` begins with, if it is not the name of a level, and the rest."
     kind,_,arg = spec.partition(':')
+    if spec == 'image' and spec in source.levels: raise StudyError(f"label map 'image': {source.name!r} has a level of that name, and it stands for one class an image too; rename the level (the column of the table)")
     return (kind,arg) if spec not in source.levels and (kind in _makers or kind in _clustered) else (None,spec)
 
 def label_map(source:Source, # what it is cut from
@@ -82,6 +88,21 @@ def _plain(recipes): # settings that recipes have got since, at their defaults, 
     try: return {n: {k: without_defaults(r) for k,r in arms.items()} for n,arms in recipes.items()}
     except AttributeError: return recipes # not of that form: `checked` says what is wrong
 
+def _bare(o): return os.fspath(o) if isinstance(o, os.PathLike) else o.item() if isinstance(o, np.generic) else o
+
+def _tuple(name, o):
+    "A list, range or array as a tuple of plain values."
+    if isinstance(o, (str, bytes, dict)) or not hasattr(o, '__iter__'): raise StudyError(f"plan: {name} must be a list, not {o!r}")
+    return tuple(map(_bare, o))
+
+def _object(name, o):
+    "Arguments of a data set, as JSON has them."
+    if not isinstance(o, dict): raise StudyError(f"plan: {name} must be an object (a dict), not {o!r}")
+    o = {k: _bare(v) for k,v in o.items()}
+    try: json.dumps(o)
+    except TypeError as e: raise StudyError(f"plan: {name} {o!r} does not fit into JSON ({e}), where it is kept") from None
+    return o
+
 @dataclass(frozen=True)
 class Plan:
     "The grid of a study. Everything that decides its results is here."
@@ -100,6 +121,8 @@ class Plan:
     to_args:dict=field(default_factory=dict) # its arguments
 
     def __post_init__(self):
+        for k in ('maps','transfers','seeds','splits'): object.__setattr__(self, k, _tuple(k, getattr(self, k)))
+        for k in ('data_args','to_args'): object.__setattr__(self, k, _object(k, getattr(self, k)))
         object.__setattr__(self, 'recipes', _plain(self.recipes))
         object.__setattr__(self, 'lrs', {k: list(v) if isinstance(v, tuple) else v for k,v in self.lrs.items()})
 
@@ -120,13 +143,11 @@ def plan_from_dict(d:dict # as made by `Plan.to_dict`
                   )->Plan:
     "A plan from a JSON object, checked as a new one would be."
     if not isinstance(d, dict): raise StudyError(f"plan: a JSON object is needed, not {type(d).__name__}")
-    for k in ('maps','transfers','seeds','splits'):
-        if not isinstance(d.get(k, []), (list, tuple)): raise StudyError(f"plan: {k} must be a list, not {d[k]!r}")
-    for k in ('data_args','recipes','lrs','to_args'):
+    for k in ('recipes','lrs'):
         if not isinstance(d.get(k, {}), dict): raise StudyError(f"plan: {k} must be an object, not {d[k]!r}")
     extra = sorted(set(d)-set(Plan.__dataclass_fields__))
     if extra: raise StudyError(f"plan: unknown setting {extra[0]!r}; there are: {', '.join(Plan.__dataclass_fields__)}")
-    return checked(Plan(**{k: tuple(v) if isinstance(v, list) else v for k,v in d.items()}))
+    return checked(Plan(**d))
 
 # %% ../../nbs/study/01_plan.ipynb #35dd1a91
 def _check_list(name, values, known=None):
@@ -159,6 +180,8 @@ def checked(plan:Plan)->Plan:
     "`plan` itself, or a `StudyError` that names what is wrong with it."
     for name,known in (('maps', None), ('transfers', transfer_names), ('seeds', None), ('splits', None), ('recipes', None)):
         _check_list(name, list(getattr(plan, name)), known)
+    for o in plan.maps:
+        if not isinstance(o, str): raise StudyError(f"plan: label map {o!r} is no text; see `label_map` for what there is")
     if 'direct' in plan.maps: raise StudyError("plan: 'direct' is no label map; that baseline comes with every plan")
     texts = [json.dumps(r, sort_keys=True) for r in plan.recipes.values()]
     if len(set(texts)) < len(texts): raise StudyError(f"plan: two of the recipes {', '.join(plan.recipes)} are the same; leave one out")
@@ -254,11 +277,18 @@ def _direct(plan, to, recipe, seed):
     config = _config(plan, to, 'direct', seed, r, digest=to.target.digest, n_classes=n_seen(to, to.target), **more)
     return Run(recipe, 'direct', seed, ('direct',), config, _transfer_config(plan, to, recipe))
 
+def _check_clusters(source, spec, kind, n):
+    "Refuse a number of clusters now that could not be had when their features are there."
+    inside = _items(source).codes if kind == 'kmeans-within' else np.zeros(len(source.split('train')), int)
+    try: _shares(np.bincount(inside), n)
+    except HierarchyError as e: raise StudyError(f"label map {spec!r}: {e}") from None
+
 def _run(plan, source, to, direct, spec):
     "A run on a label map; `direct` is the baseline of the same recipe and seed, whose features make the clusters."
     (kind,arg),recipe = _kind(source, spec),plan.recipes[direct.recipe]
     r = recipe['pretrain']
     if kind in _clustered:
+        _check_clusters(source, spec, kind, _amount(source, arg))
         more = dict(digest=_digest([spec, direct.seed, direct.id]), n_classes=_amount(source, arg), features=direct.id)
         can = tuple(plan.transfers) if kind == 'kmeans-within' else _without_head(plan, direct.recipe, f"label map {spec!r} has classes that lie in several target classes")
     else:

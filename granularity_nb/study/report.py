@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..files import whole_file, write_whole
 from .plan import StudyError
-from .run import _read_json, collect, load_plan
+from .run import _read_json, _run_dir, _stored, collect, load_plan
 from ..training.compare import holm, mean_interval, paired_p
 
 # %% ../../nbs/study/03_report.ipynb #b685f300
@@ -240,21 +240,29 @@ def figure(results, # a study's table
 # %% ../../nbs/study/03_report.ipynb #70bc6aac
 def _verdict(d, seeds):
     how = 'lower than' if d.difference < 0 else 'higher than'
-    if seeds < 2: return f"{abs(100*d.difference):.1f} points {how} direct training in the only seed (no interval)"
+    if seeds < 2: return f"{abs(100*d.difference):.1f} points {how} direct training in the only seed that both have (no interval)"
     if np.isnan(d.p_holm): return f"difference to direct training {100*d.difference:+.1f} points in each of {seeds} seeds: their spread is unknown, so no test".replace('-', '−')
     if not d.p_holm < .05: return f"difference to direct training {100*d.difference:+.1f} ± {100*d.half:.1f} points: no difference shown with {seeds} seeds (p = {d.p_holm:.2g})".replace('-', '−')
     return f"{abs(100*d.difference):.1f} ± {100*d.half:.1f} points {how} direct training (paired over {seeds} seeds, p = {d.p_holm:.2g})"
 
+def _alike(g):
+    "Arms of one transfer that have the same seeds, as many as can be, and the names of the others: means over different seeds cannot be compared."
+    seeds = {m: frozenset(o) for m,o in g.groupby('label_map', sort=False).seed}
+    most = max(seeds.values(), key=lambda o: (len(o), [*seeds.values()].count(o)))
+    left = [m for m,o in seeds.items() if o != most]
+    return g[~g.label_map.isin(left)], left
+
 def findings(results, # a study's table, see `collect`
             )->list: # of str, one a recipe × split × transfer
-    "The best level of each transfer, and how it compares with direct training."
-    s,d = summary(results),paired(results)
-    out = []
-    for (r,sp,how),g in s[~s.label_map.map(_is_control) & (s.transfer != 'direct')].groupby(['recipe','split','transfer'], sort=False):
-        best = g.loc[g.error.idxmin()]
+    "The best level of each transfer, among those with the most seeds, and how it compares with direct training."
+    d,out = paired(results),[]
+    for (r,sp,how),g in results[~results.label_map.map(_is_control) & (results.transfer != 'direct')].groupby(['recipe','split','transfer'], sort=False):
+        same,left = _alike(g)
+        best = summary(same).sort_values('error', kind='stable').iloc[0]
         row = d[(d.recipe == r) & (d.split == sp) & (d.transfer == how) & (d.label_map == best.label_map)]
         verdict = _verdict(row.iloc[0], int(row.seeds.iloc[0])) if len(row) else 'no direct baseline to compare with'
-        out.append(f"{r}, {sp}, {how}: best is {best.label_map} ({best.n_classes:.0f} classes) with {100*best.error:.1f} % error, {verdict}.")
+        others = f" Not among them, for want of some of its {best.seeds} seed{'s'*int(best.seeds > 1)}: {', '.join(left)}." if left else ''
+        out.append(f"{r}, {sp}, {how}: best is {best.label_map} ({best.n_classes:.0f} classes) with {100*best.error:.1f} % error, {verdict}.{others}")
     return out
 
 # %% ../../nbs/study/03_report.ipynb #054c8d5d
@@ -324,9 +332,9 @@ def _markdown(t):
     rows = [list(t.columns), ['---']*len(t.columns), *t.astype(str).values.tolist()]
     return '\n'.join('| '+' | '.join(o.replace('|', '\\|') for o in r)+' |' for r in rows)
 
-def _sections(results, title, note):
+def _sections(results, title, *notes):
     "The report as a list of (kind, content)."
-    out = [('h1', title), ('p', note), ('ul', findings(results)), ('img', 'curve')]
+    out = [('h1', title), ('p', notes[0]), ('ul', findings(results)), *(('p', o) for o in notes[1:]), ('img', 'curve')]
     for r in dict.fromkeys(results.recipe):
         for s in dict.fromkeys(results.split):
             out += [('h2', f"Recipe '{r}', split '{s}'"), ('p', 'Target error in %, mean ± 95 % interval over seeds:'), ('table', error_table(results, r, s))]
@@ -355,6 +363,21 @@ def _as_html(sections, svg):
     return f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{e(sections[0][1])}</title><style>{_css}</style></head><body>\n{body}\n</body></html>\n'
 
 # %% ../../nbs/study/03_report.ipynb #34ba80d6
+def _note(folder, plan, results):
+    "How much of the study is there."
+    listed = _stored(folder)
+    done = sum(all((_run_dir(folder, o['id'])/'transfers'/t/'result.json').exists() for t in o['transfers']) for o in listed)
+    direct = results[results.label_map == 'direct']
+    classes = f"; error of the target's {direct.n_classes.max():.0f} classes" if len(direct) else ''
+    return f"{done} of {len(listed)} runs finished; {len(plan.seeds)} seed{'s'*(len(plan.seeds) > 1)}{classes}."
+
+def _sampling(results):
+    "What the intervals leave out."
+    first = results[results.split == results.split.iloc[0]]
+    n,e = first.n.min(),first.error.mean()
+    return (f"Intervals and p-values are over the seeds. Where all seeds have the same test images, which images those are is not in them: an error of {100*e:.0f} % over "
+            f"{n:,} images like those of '{first.split.iloc[0]}' comes with ± {196*np.sqrt(e*(1-e)/n):.1f} points (95 %) of its own.")
+
 def _save(fig, path, **kw):
     with whole_file(path) as f: fig.savefig(f, format=path.suffix[1:], **kw)
     return path.read_bytes()
@@ -366,10 +389,9 @@ def report(folder,        # of a study
     folder = Path(folder)
     plan,results = load_plan(folder),collect(folder)
     if not len(results): raise StudyError(f"{folder} has no results yet; run the study first")
-    there,all_ = results.groupby(['recipe','label_map','seed']).ngroups, len(plan.recipes)*(len(plan.maps)+1)*len(plan.seeds)
-    note = f"{there} of {all_} runs with results; {len(plan.seeds)} seeds; error of the target's {results[results['label_map'] == 'direct'].n_classes.max():.0f} classes." if (results['label_map'] == 'direct').any() else f"{there} of {all_} runs with results."
+    note = _note(folder, plan, results)
     title = title or f"How fine should pretraining labels be? {plan.data}"
-    sections = _sections(results, title, note)
+    sections = _sections(results, title, note, _sampling(results))
     prov = folder/'provenance.json'
     sections += [('h2', 'Where this comes from'), ('pre', json.dumps(dict(plan=plan.to_dict(), **(_read_json(prov) if prov.exists() else {})), indent=1, ensure_ascii=False))]
     return _write(folder/'report', sections, results)

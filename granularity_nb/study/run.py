@@ -36,22 +36,52 @@ def load_plan(folder # of a study
     try: return plan_from_dict(d['plan'])
     except StudyError as e: raise StudyError(f"{path}: {e}") from None
 
+def _run_dir(folder, i): return Path(folder)/'runs'/i
+
+def _transfer_name(run, how): return f'{how}-{_digest(run.transfer)}'
+
+def _listed(rs):
+    "What `plan.json` says of each run: its place in the grid, and the folders of its results."
+    return [dict(id=r.id, recipe=r.recipe, label_map=r.map, seed=r.seed, digest=r.config['digest'], n_classes=r.config['n_classes'], transfers=[_transfer_name(r, how) for how in r.transfers]) for r in rs]
+
+def _stored(folder):
+    "The runs as the folder lists them."
+    plan,there = load_plan(folder),_read_json(Path(folder)/'plan.json').get('runs')
+    return there if there and all('transfers' in o for o in there) else _listed(runs(plan)) # written by hand, or before folders listed their transfers
+
 # %% ../../nbs/study/02_run.ipynb #07b50059
 def _differences(old, new):
     a,b = old.to_dict(),new.to_dict()
     return '; '.join(f"{k}: {json.dumps(a.get(k))} there, {json.dumps(b.get(k))} asked for" for k in a | b if a.get(k) != b.get(k))
 
+_grows = 'maps','transfers','seeds','recipes' # what a plan may get more of
+
+def _extends(new, old):
+    "Whether `new` is `old`, or `old` with more label maps, transfers, seeds or recipes."
+    if replace(old, **{k: getattr(new, k) for k in _grows}).digest != new.digest: return False
+    return old.recipes.items() <= new.recipes.items() and all(set(getattr(old, k)) <= set(getattr(new, k)) for k in _grows[:3])
+
+def _check_kept(folder, rs):
+    "Refuse to do again what is done: the same plan makes other runs if the images have changed."
+    now = {(r.recipe, r.map, r.seed): r for r in rs}
+    for o in _stored(folder):
+        r,d = now.get((o['recipe'], o['label_map'], o['seed'])),_run_dir(folder, o['id'])
+        if r is None or r.id == o['id'] or not (d/'checkpoint.json').exists(): continue
+        was = _read_json(d/'config.json')
+        other = [k for k,v in json.loads(json.dumps(r.config)).items() if was.get(k) != v]
+        why = f"the images of {r.config['data']!r}, or their labels, are others now" if 'data_digest' in other else f"{', '.join(other)} of its configuration {'is' if len(other) == 1 else 'are'} different now"
+        raise StudyError(f"{folder}: recipe {r.recipe!r}, label map {r.map!r}, seed {r.seed} is done, but {why}; put back what was there, or choose a new folder (a report of what is done can be had without the images)")
+
 def _claim(folder, plan, rs):
     "Make `folder` this plan's, or say why it cannot be."
     if (folder/'plan.json').exists():
         old = load_plan(folder)
-        if old.digest != plan.digest:
-            raise StudyError(f"{folder} holds another plan ({_differences(old, plan)}); continue that one with --resume (resume=True), or choose a new folder")
+        if not _extends(plan, old): raise StudyError(f"{folder} holds another plan ({_differences(old, plan)}); continue that one with --resume (resume=True), ask for all that it has and more, or choose a new folder")
+        _check_kept(folder, rs)
     else:
         others = [o.name for o in folder.iterdir() if not o.name.startswith('.')]
         if others: raise StudyError(f"{folder} is not empty ({others[0]!r} is in it) and holds no study; choose a new folder")
-    table = [dict(id=r.id, recipe=r.recipe, label_map=r.map, seed=r.seed, digest=r.config['digest'], n_classes=r.config['n_classes']) for r in rs]
-    write_whole(folder/'plan.json', json.dumps(dict(format=1, digest=plan.digest, plan=plan.to_dict(), runs=table), indent=1, ensure_ascii=False))
+    write_whole(folder/'plan.json', json.dumps(dict(format=1, digest=plan.digest, plan=plan.to_dict(), runs=_listed(rs)), indent=1, ensure_ascii=False))
 
 # %% ../../nbs/study/02_run.ipynb #2d7f2340
 @contextmanager
@@ -75,14 +105,12 @@ def _opened(plan_json, seed):
     source = open_source(plan, seed)
     return source, open_target(plan, seed) if plan.to else source
 
-def _run_dir(folder, i): return Path(folder)/'runs'/i
-
 def transfer_folder(folder, # of a study
                     run:Run, # one of its runs
                     how:str, # one of the run's transfers
                    )->Path:  # holds `result.json`, `predictions.npz` and, if rates were tried, `tried.json`
     "Where the result of a transfer is stored."
-    return _run_dir(folder, run.id)/'transfers'/f'{how}-{_digest(run.transfer)}'
+    return _run_dir(folder, run.id)/'transfers'/_transfer_name(run, how)
 
 # %% ../../nbs/study/02_run.ipynb #7925436c
 def _features(folder, i, source, device):
@@ -292,7 +320,7 @@ def _work(plan, todo, folder, workers, progress):
 def _device_name(device):
     if not device.startswith('cuda'): return f'{device} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)'
     import torch # only here: a study on the CPU needs torch in its workers alone
-    return torch.cuda.get_device_name(device)
+    return f'{torch.cuda.get_device_name(device)} (CUDA {torch.version.cuda or torch.version.hip}, cuDNN {torch.backends.cudnn.version()})'
 
 def provenance(device:str='cpu' # torch device of the runs
               )->dict:
@@ -309,13 +337,12 @@ def _sign(folder, plan):
 
 # %% ../../nbs/study/02_run.ipynb #41939c2f
 def collect(folder,    # of a study
-            rs:list=None, # its runs; from the stored plan if None
+            rs:list=None, # its runs; None: those listed in the folder, for which no image is opened
            ):          # pandas DataFrame
     "All results that are there, one row for each run × transfer × split, in the order of the plan."
     import pandas as pd
-    rs = runs(load_plan(folder)) if rs is None else rs
-    files = [(r, transfer_folder(folder, r, how)/'result.json') for r in rs for how in r.transfers]
-    return pd.DataFrame([o | dict(recipe=r.recipe) for r,f in files if f.exists() for o in _read_json(f)])
+    files = [(o['recipe'], _run_dir(folder, o['id'])/'transfers'/t/'result.json') for o in (_stored(folder) if rs is None else _listed(rs)) for t in o['transfers']]
+    return pd.DataFrame([o | dict(recipe=r) for r,f in files if f.exists() for o in _read_json(f)])
 
 def _prepare(folder):
     try:
