@@ -3,7 +3,7 @@ import os, subprocess, sys
 from collections import Counter
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
-from granularity_nb.labels.controls import clusters, dendrogram, extract, kmeans, prototypes, random_groups, random_splits
+from granularity_nb.labels.controls import _stuck, clusters, dendrogram, extract, kmeans, prototypes, random_groups, random_splits
 from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 
 def nested(seed, n=60):
@@ -34,6 +34,14 @@ def test_random_groups_keep_sizes_units_and_borders(data, seed):
             there = over.codes==c
             assert {o:len(set(of.codes[there&(inside.codes==o)])) for o in set(inside.codes[there])}=={
                     o:len(set(of.codes[there&(group.codes==o)])) for o in set(group.codes[there])}
+
+def test_what_no_draw_can_change_is_known():
+    leaf,unit,group,over = nested(0)
+    one = LabelMap(leaf.leaves, ['all'], [0]*60)
+    for like,within,of in ((leaf, None, None), (leaf, over, None), (unit, None, unit), (over, over, None), (one, None, None)):
+        assert _stuck(like, within, of) and all(random_groups(like, within, of, seed).refines(like) for seed in range(9))
+    for like,within,of in ((unit, None, None), (group, over, unit), (over, None, unit)):
+        assert not _stuck(like, within, of) and not all(random_groups(like, within, of, seed).refines(like) for seed in range(9))
 
 def test_random_groups_are_random():
     leaf,unit,group,over = nested(0)
@@ -75,8 +83,7 @@ def test_what_cannot_be_drawn_is_refused():
     leaf,unit,group,over = nested(0)
     multi = LabelMap(leaf.leaves, ['x','y'], (np.arange(0, 121, 2), np.tile([0,1], 60)))
     for f,message in ((lambda: random_groups(over, within=group), 'does not refine'), (lambda: random_groups(unit, of=group), 'does not refine'),
-                      (lambda: random_groups(multi), 'multi'), (lambda: random_groups(leaf), 'single leaf.*again'), (lambda: random_groups(unit, of=unit), 'single unit'),
-                      (lambda: random_groups(over, within=over), 'every draw gives those classes again'), (lambda: random_splits(multi, 4), 'several classes'),
+                      (lambda: random_groups(multi), 'multi'), (lambda: random_splits(multi, 4), 'several classes'),
                       (lambda: random_splits(over, 2), '2 classes are fewer than the 3'), (lambda: random_splits(over, 61), '61 classes are more than the 60 images')):
         with pytest.raises(HierarchyError, match=message): f()
 

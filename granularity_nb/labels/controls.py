@@ -18,10 +18,16 @@ def _units(like, of):
     if like.multi: raise HierarchyError(f"{like!r} is multi: its classes overlap, so groups of their sizes cannot be drawn")
     return of.parents_in(like)
 
-def _stuck(group, within):
-    "Whether no draw can change the groups: in each class of `within` there is one, or all have one member."
+def _places(like, within, of):
+    "For each unit its class of `like`, and that of `within`."
+    group = _units(like, of)
+    return group, np.zeros(of.n_classes, int) if within is None else like.parents_in(within)[group]
+
+def _stuck(like, within, of):
+    "Whether every draw of `random_groups` gives the classes of `like` again: in each class of `within` there is one, or all have one member."
+    group,inside = _places(like, within, LabelMap.identity(like.leaves) if of is None else of)
     size = np.bincount(group)
-    parts = (np.unique(group[within==c]) for c in np.unique(within))
+    parts = (np.unique(group[inside==c]) for c in np.unique(inside))
     return all(len(o)==1 or size[o].max()==1 for o in parts)
 
 def _draw(group, within, seed):
@@ -42,9 +48,7 @@ def random_groups(like:LabelMap,        # the label map whose class sizes are co
                  )->LabelMap:           # over the leaves of `like`
     "Units (leaves, or the classes of `of`) grouped at random into as many classes as `like` has, with the same numbers of units."
     of = LabelMap.identity(like.leaves) if of is None else of
-    group = _units(like, of)
-    inside = np.zeros(of.n_classes, int) if within is None else like.parents_in(within)[group]
-    if _stuck(group, inside): raise HierarchyError(f"random groups as in {like!r}: each of its classes is a single {'leaf' if of.n_classes == len(like) else 'unit'}, or all there is{' in a class of '+repr(within) if within else ''}, so every draw gives those classes again; take a level with larger classes, or random_splits")
+    group,inside = _places(like, within, of)
     drawn = _draw(group, inside, seed)
     vocab = [f'random {i:0{len(str(like.n_classes-1))}d}' for i in range(like.n_classes)]
     return LabelMap(like.leaves, vocab, drawn[of.codes], name=f'random {like.name}'.strip() if name is None else name)

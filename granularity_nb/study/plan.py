@@ -11,7 +11,7 @@ import hashlib, json, math, os, warnings
 import numpy as np
 from dataclasses import asdict, dataclass, field, replace
 from ..data.source import Source, identity_args, source_arguments
-from ..labels.controls import _shares, kmeans, random_groups, random_splits
+from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
 from ..training.recipe import Recipe, TrainingError, keeps_head, transfer_names, without_defaults
 
@@ -35,8 +35,9 @@ def _image(source, arg, seed):
     return LabelMap.identity(source.ids('train'), name='image')
 
 def _grouped(source, arg, seed, name, within):
-    like = _named(source, arg)
-    m = random_groups(like, within, None if source.unit is None else source.level(source.unit), seed, name)
+    like,unit = _named(source, arg),None if source.unit is None else source.level(source.unit)
+    m = random_groups(like, within, unit, seed, name)
+    if _stuck(like, within, unit): raise StudyError(f"label map {name!r}: each class of {arg!r} is a single {source.unit or 'leaf'}, or all there is{' in its target class' if within else ''}, so that every draw gives those classes again; take a level with larger classes, or random-splits:{arg}")
     if m.refines(like) and like.refines(m): warnings.warn(f"label map {name!r}, seed {seed}: the groups that were drawn are by chance those of {arg!r} itself, so this seed compares it with itself; take a level with more or larger classes")
     return m
 
@@ -212,6 +213,7 @@ class Run:
     transfers:tuple # what follows the pretraining
     config:dict     # everything that decides the pretraining
     transfer:dict   # everything that decides the transfers
+    content:str=''  # digest of what the image files hold, if they have been read: names and sizes identify a data set, this finds files that were replaced
 
     @property
     def id(self)->str:
@@ -246,6 +248,13 @@ def _data_digest(source):
     "Which leaf labels there are, which image has which, and what the images are, by `Split.digest`: another data set must not pass for this one."
     h = hashlib.sha256(source.hierarchy.digest.encode())
     for name,s in sorted(source.splits.items()): h.update(name.encode()+s.leaf.astype('<i4').tobytes()+s.digest.encode())
+    return h.hexdigest()[:16]
+
+def _content(*sources):
+    "What the files of the sources hold, '' where it is not known."
+    h,known = hashlib.sha256(),[s.hashes for o in sources for _,s in sorted(o.splits.items())]
+    if any(o is None for o in known): return ''
+    for o in known: h.update(np.ascontiguousarray(o))
     return h.hexdigest()[:16]
 
 def _possible(plan, source, recipe, spec, m):
@@ -306,19 +315,19 @@ def runs(plan:Plan # checked first
     sources = {s: _sources(plan, s) for s in (plan.seeds if plan.redraw else plan.seeds[:1])}
     res = []
     for seed in plan.seeds:
-        src,to = sources.get(seed, sources[plan.seeds[0]])
+        src,to,content = sources.get(seed, sources[plan.seeds[0]])
         for r in plan.recipes:
             direct = _direct(plan, to, r, seed)
-            res += [direct, *(_run(plan, src, to, direct, spec) for spec in plan.maps)]
+            res += [replace(o, content=content) for o in (direct, *(_run(plan, src, to, direct, spec) for spec in plan.maps))]
     return res
 
 def _sources(plan, seed):
-    "What to pretrain on, and what to transfer to: the same, or two."
+    "What to pretrain on, what to transfer to (the same, or another), and the digest of their files."
     src = open_source(plan, seed)
     to = open_target(plan, seed) if plan.to else src
     for s in (*plan.splits, *(['valid'] if plan.lrs else [])):
         if s not in to.splits: raise StudyError(f"{to.name!r} has no split {s!r}; it has: {', '.join(to.splits)}"+('' if s in plan.splits else "; learning rates are chosen on 'valid': give the data set one, or leave lrs out"))
-    return src,to
+    return src,to,_content(src, to)
 
 # %% ../../nbs/study/01_plan.ipynb #fbf69fab
 def _pair(pre, post, direct_lr=None, **kw):

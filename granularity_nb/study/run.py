@@ -42,7 +42,7 @@ def _transfer_name(run, how): return f'{how}-{_digest(run.transfer)}'
 
 def _listed(rs):
     "What `plan.json` says of each run: its place in the grid, and the folders of its results."
-    return [dict(id=r.id, recipe=r.recipe, label_map=r.map, seed=r.seed, digest=r.config['digest'], n_classes=r.config['n_classes'], transfers=[_transfer_name(r, how) for how in r.transfers]) for r in rs]
+    return [dict(id=r.id, recipe=r.recipe, label_map=r.map, seed=r.seed, digest=r.config['digest'], n_classes=r.config['n_classes'], content=r.content, transfers=[_transfer_name(r, how) for how in r.transfers]) for r in rs]
 
 def _stored(folder):
     "The runs as the folder lists them."
@@ -66,10 +66,12 @@ def _check_kept(folder, rs):
     now = {(r.recipe, r.map, r.seed): r for r in rs}
     for o in _stored(folder):
         r,d = now.get((o['recipe'], o['label_map'], o['seed'])),_run_dir(folder, o['id'])
-        if r is None or r.id == o['id'] or not (d/'checkpoint.json').exists(): continue
+        replaced = r is not None and r.content and o.get('content') and r.content != o['content']
+        if r is None or r.id == o['id'] and not replaced or not (d/'checkpoint.json').exists(): continue
         was = _read_json(d/'config.json')
         other = [k for k,v in json.loads(json.dumps(r.config)).items() if was.get(k) != v]
-        why = f"the images of {r.config['data']!r}, or their labels, are others now" if 'data_digest' in other else f"{', '.join(other)} of its configuration {'is' if len(other) == 1 else 'are'} different now"
+        why = (f"the images of {r.config['data']!r}, or their labels, are others now" if 'data_digest' in other else f"{', '.join(other)} of its configuration {'is' if len(other) == 1 else 'are'} different now" if other
+               else f"image files of {r.config['data']!r} were replaced by others of the same names and sizes")
         raise StudyError(f"{folder}: recipe {r.recipe!r}, label map {r.map!r}, seed {r.seed} is done, but {why}; put back what was there, or choose a new folder (a report of what is done can be had without the images)")
 
 def _claim(folder, plan, rs):
