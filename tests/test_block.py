@@ -382,6 +382,9 @@ def test_a_split_goes_to_the_gpu_when_it_is_asked_for(photos, monkeypatch):
     assert not _hold(a, 'cpu'), 'the other split has no room'
     a.gather(rows+len(splits[0]))
     assert [*a._held] == [0,1] and _hold(a, 'cpu') and not pickle.loads(pickle.dumps(a))._held
+    a._held = {k: torch.zeros_like(x) for k,x in a._held.items()} # what a worker process must not touch
+    monkeypatch.setattr(torch.utils.data, 'get_worker_info', lambda: 'a worker')
+    assert torch.equal(a.gather(rows), b.gather(rows))
 
 
 def test_bfloat16_and_channels_last(photos):

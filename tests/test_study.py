@@ -147,7 +147,12 @@ def test_a_finished_study_is_reported_without_its_images_and_never_mixed_with_ot
     assert collect(out).equals(table) and main(['report', str(out)]) == 0
     assert 'there is no' in (main(['study','--resume','--out',str(out)]), capsys.readouterr().err)[1]
     assert main(['study','--resume','--out',str(out),'--root',str(tmp_path/'moved')]) == 0 and _times(out) == times, 'another place is no other data set'
+    before = json.loads((out/'plan.json').read_text()) # as earlier versions wrote it
+    (out/'plan.json').write_text(json.dumps(before | dict(runs=[{k: v for k,v in o.items() if k not in ('transfers','content')} for o in before['runs']])))
+    run(replace(photos, data_args=dict(root=tmp_path/'moved', size=8)), out, workers=1, progress=False)
+    assert _times(out) == times and json.loads((out/'plan.json').read_text())['runs'] == before['runs']
     (tmp_path/'moved').rename(pics)
+    run(photos, out, workers=1, progress=False)
     a,b = pics/'x'/'a'/'0.bmp',pics/'y'/'d'/'0.bmp' # of one size, as all are
     was = a.read_bytes()
     a.write_bytes(b.read_bytes())
@@ -242,7 +247,7 @@ tiny = Plan(data_args=dict(n_train=200, n_valid=50, n_test=50, max_chars=10), re
                                       (dict(to='glyphs'), 'readout'), (dict(to_args=dict(n_train=10)), 'without `to`'), (dict(maps=('kmeans-within:many',)), 'many'),
                                       (dict(to='glyphs', transfers=('probe',), maps=('kmeans-within:20',)), 'kmeans'), (dict(maps=('kmeans-across:20',), transfers=('readout',)), 'kmeans-across'),
                                       (dict(maps=('kmeans-within:3',)), 'kmeans-within:3.*fewer'), (dict(maps=('kmeans-across:201',), transfers=('probe',)), 'kmeans-across:201.*more than the 200 images'),
-                                      (dict(maps='script'), "maps must be a list, not 'script'"), (dict(seeds=3), 'seeds must be a list, not 3'), (dict(maps=(1,)), 'label map 1 is no text'),
+                                      (dict(maps='script'), "maps must be a list, not 'script'"), (dict(maps={'script','kind'}), 'maps must be a list'), (dict(seeds=3), 'seeds must be a list, not 3'), (dict(maps=(1,)), 'label map 1 is no text'),
                                       (dict(data_args=None), 'data_args must be an object'), (dict(data_args=dict(n_train={1})), 'data_args.*JSON'), (dict(maps=('random-splits:²',)), '²'),
                                       (dict(maps=('random-groups:character',)), 'every draw')])
 def test_bad_plans_are_named(bad, word):

@@ -67,8 +67,9 @@ def fetch(self:RowImage,
 ):        # uint8 `(m, C, H, W)`, and the rows they show: all, but for images that are read from files and cannot be
     "Images that can be used."
     k,at = self._where(rows)
-    if self._device is not None: self.hold(k, self._device)
-    x = self._held.get(k)
+    here = torch.utils.data.get_worker_info() is None # worker processes cannot touch the GPU
+    if here and self._device is not None: self.hold(k, self._device)
+    x = self._held.get(k) if here else None
     if x is not None: return _as_image(x.index_select(0, torch.as_tensor(at, device=x.device))), rows
     a = self._array(k)
     if not hasattr(a, 'fetch'): return _as_image(torch.from_numpy(a[at])), rows

@@ -92,8 +92,8 @@ def _plain(recipes): # settings that recipes have got since, at their defaults, 
 def _bare(o): return os.fspath(o) if isinstance(o, os.PathLike) else o.item() if isinstance(o, np.generic) else o
 
 def _tuple(name, o):
-    "A list, range or array as a tuple of plain values."
-    if isinstance(o, (str, bytes, dict)) or not hasattr(o, '__iter__'): raise StudyError(f"plan: {name} must be a list, not {o!r}")
+    "A list, range or array as a tuple of plain values; what has no order is refused."
+    if isinstance(o, (str, bytes, dict, set, frozenset)) or not hasattr(o, '__iter__'): raise StudyError(f"plan: {name} must be a list, not {o!r}")
     return tuple(map(_bare, o))
 
 def _object(name, o):

@@ -64,7 +64,7 @@ def _extends(new, old):
 def _check_kept(folder, rs):
     "Refuse to do again what is done: the same plan makes other runs if the images have changed."
     now = {(r.recipe, r.map, r.seed): r for r in rs}
-    for o in _stored(folder):
+    for o in _read_json(folder/'plan.json').get('runs', []):
         r,d = now.get((o['recipe'], o['label_map'], o['seed'])),_run_dir(folder, o['id'])
         replaced = r is not None and r.content and o.get('content') and r.content != o['content']
         if r is None or r.id == o['id'] and not replaced or not (d/'checkpoint.json').exists(): continue
