@@ -1,6 +1,6 @@
 "kill -9 at ten random moments: the run ends with the weights of the one that was left alone."
 import csv, multiprocessing as mp, os, time
-import numpy as np, pytest, torch
+import numpy as np, pytest, safetensors.torch as st, torch
 from bars import make_bars
 from test_longrun import equal, weights
 from granularity_nb.training.longrun import _load_json
@@ -45,3 +45,30 @@ def test_killed_at_ten_random_moments(tmp_path):
     assert sorted(o.name for o in (tmp_path/'killed').iterdir()) == ['checkpoint.json', 'metrics.csv', 'model.safetensors']
     a,b = ([row[:2] for row in csv.reader(open(tmp_path/f/'metrics.csv'))] for f in ('alone','killed'))
     assert a == b and len(a) == 5
+
+
+def dies_while_saving(folder, calls):
+    "The process ends in the middle of the last of so many calls of safetensors, which has its own file beside the one that it was given."
+    def half(tensors, f, metadata):
+        nonlocal calls
+        calls -= 1
+        if calls: return save_file(tensors, f, metadata)
+        f.with_name('.tmpA1b2C3').write_bytes(b'half')
+        os._exit(9)
+    save_file,st.save_file = st.save_file,half
+    run_killable(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs processes that start quickly, by forking')
+def test_killed_while_saving_leaves_nothing(tmp_path):
+    "The moment that ten random ones seldom hit."
+    ctx = mp.get_context('forkserver')
+    p = ctx.Process(target=dies_while_saving, args=(tmp_path, 3))
+    p.start()
+    p.join()
+    assert p.exitcode == 9 and steps_done(tmp_path/'training.safetensors') == 2
+    assert any(o.name.startswith('.tmp') for o in tmp_path.iterdir()), 'there is something to remove'
+    p = ctx.Process(target=run_killable, args=(tmp_path,))
+    p.start()
+    p.join()
+    assert p.exitcode == 0 and sorted(o.name for o in tmp_path.iterdir()) == ['checkpoint.json', 'metrics.csv', 'model.safetensors']

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import IN_NOTEBOOK, num_cpus, patch
-from ..files import cache_folder, write_whole
+from ..files import cache_folder, remove_unfinished, write_whole
 
 # %% ../../nbs/data/03_store.ipynb #e81d2456
 reasons = 'missing','unreadable','empty','not an image','truncated','corrupt','too large','unsupported'
@@ -434,6 +434,7 @@ def _build(home, part_folder, items, decode, workers, progress):
     info = dict(version=_version, shape=[len(rows), *decode.shape], files=part.n, decode=asdict(decode), jpeg='simplejpeg' if simplejpeg else 'Pillow')
     write_whole(part.folder/'store.json', json.dumps(info))
     for f in part.folder.glob('shard-*.json'): f.unlink()
+    remove_unfinished(part.folder)
     try: os.rename(part.folder, home)
     except OSError:
         if not (home/'store.json').exists(): raise

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastcore.basics import num_cpus
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
-from ..files import whole_file, write_whole
+from ..files import remove_unfinished, whole_file, write_whole
 from ..data.source import source_module
 from ..provenance import origin
 from .plan import Plan, Run, StudyError, _digest, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
@@ -374,7 +374,7 @@ def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if Non
     _prepare(folder)
     with _locked(folder):
         try:
-            for f in folder.rglob('.tmp-*'): f.unlink() # what a kill left of unfinished files
+            remove_unfinished(folder, recursive=True)
             _claim(folder, plan, rs)
             needed = {r.config.get('features') for r in rs}
             todo = sorted((r for r in rs if _done(folder, r) < sum(r.epochs.values())), key=lambda r: (r.seed, r.id not in needed, -r.config['n_classes']))

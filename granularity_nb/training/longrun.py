@@ -15,7 +15,7 @@ from fastai.callback.progress import CSVLogger
 from fastai.torch_core import num_distrib, rank_distrib
 from fastcore.basics import patch
 from fastcore.imports import noop
-from ..files import whole_file, write_whole
+from ..files import remove_unfinished, whole_file, write_whole
 from .recipe import Recipe, TrainingError
 
 # %% ../../nbs/training/10_longrun.ipynb #4cbc6244
@@ -185,8 +185,7 @@ def before_fit(self:TrainingState):
     if not hasattr(self.dls.train, 'load_state_dict') and not hasattr(getattr(self.dls.train, 'dl', None), 'load_state_dict'):
         raise TrainingError('these loaders cannot be continued inside an epoch: make them with `dataloaders`')
     self.resuming,self.done,self.offset,self.last = self.found,0,0,time.monotonic()
-    if not rank_distrib():
-        for f in self.path.parent.glob('.tmp-*'): f.unlink(missing_ok=True) # half a file, left by a kill
+    if not rank_distrib(): remove_unfinished(self.path.parent)
     if self.resuming: self.learn.logger,self.logger_ = noop,self.learn.logger
 
 @patch

@@ -1,0 +1,70 @@
+"Files are written whole or not at all, whatever the writer does and whenever it is killed."
+import os, subprocess, sys
+import pytest
+from granularity_nb.files import remove_unfinished, whole_file, write_whole
+
+DIES = '''
+import os, sys
+from granularity_nb.files import whole_file
+with whole_file(sys.argv[1]) as f:
+    f.write_text('half')
+    f.with_name('.tmpA1b2C3').write_text('what safetensors and other writers keep beside their file')
+    os._exit(9)
+'''
+
+
+def names(folder): return sorted(o.name for o in folder.iterdir())
+
+
+def test_what_a_killed_writer_leaves_is_found_and_removed(tmp_path):
+    "Its own temporary files, too: safetensors writes to one beside the path that it is given."
+    write_whole(tmp_path/'a'/'table.csv', 'old')
+    for path in ('a/table.csv', 'a/new.csv'): assert subprocess.run([sys.executable, '-c', DIES, tmp_path/path]).returncode == 9
+    assert (tmp_path/'a'/'table.csv').read_text() == 'old' and len(names(tmp_path/'a')) == 3
+    assert remove_unfinished(tmp_path) == [] and len(names(tmp_path/'a')) == 3, 'not below'
+    assert len(remove_unfinished(tmp_path, recursive=True)) == 2 and names(tmp_path/'a') == ['table.csv']
+    assert remove_unfinished(tmp_path/'a') == [] == remove_unfinished(tmp_path/'not there')
+
+
+def test_files_of_others_stay(tmp_path):
+    for name in ('.tmp-mine', '.tmpA1b2C3', 'kept.csv'): (tmp_path/name).write_text('')
+    (tmp_path/'tmp').mkdir()
+    assert remove_unfinished(tmp_path, recursive=True) == [] and len(names(tmp_path)) == 4
+
+
+@pytest.mark.parametrize('writer', ['replaces', 'appends', 'is safetensors'])
+def test_writers_of_every_kind(writer, tmp_path):
+    if writer == 'is safetensors':
+        import torch
+        from safetensors.torch import load_file, save_file
+        with whole_file(tmp_path/'w.safetensors') as f: save_file(dict(w=torch.arange(3)), f)
+        assert load_file(tmp_path/'w.safetensors')['w'].tolist() == [0,1,2] and names(tmp_path) == ['w.safetensors']
+        return
+    with whole_file(tmp_path/'w.txt') as f:
+        assert f.suffix == '.txt' and not (tmp_path/'w.txt').exists()
+        if writer == 'replaces':
+            f.with_name('.tmpA1b2C3').write_text('text')
+            os.replace(f.with_name('.tmpA1b2C3'), f)
+        else:
+            for c in 'text':
+                with open(f, 'a') as o: o.write(c)
+    assert (tmp_path/'w.txt').read_text() == 'text' and names(tmp_path) == ['w.txt']
+
+
+def test_nothing_is_left_of_a_writer_that_fails(tmp_path):
+    write_whole(tmp_path/'w.txt', 'old')
+    with pytest.raises(ZeroDivisionError):
+        with whole_file(tmp_path/'w.txt') as f:
+            f.with_name('.tmpA1b2C3').write_text('half')
+            1/0
+    with pytest.raises(FileNotFoundError, match='w.txt'):
+        with whole_file(tmp_path/'w.txt'): pass # nothing was written
+    assert (tmp_path/'w.txt').read_text() == 'old' and names(tmp_path) == ['w.txt']
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such permissions')
+def test_others_may_read_what_the_mask_allows(tmp_path):
+    old = os.umask(0o027)
+    try: write_whole(tmp_path/'w.txt', 'text')
+    finally: os.umask(old)
+    assert (tmp_path/'w.txt').stat().st_mode & 0o777 == 0o640
