@@ -11,6 +11,7 @@ from granularity_nb.study.report import curve, figure, findings, forest_plot, me
 from granularity_nb.study.run import _fatal, _next, _opened, _pretrain_best, collect, execute, load_plan, run
 from granularity_nb.training.backbone import create_backbone, load_checkpoint
 from granularity_nb.training.evaluate import evaluate, load_predictions
+from granularity_nb.training.probe import C_grid, grid_place
 from granularity_nb.training.recipe import Recipe
 
 SMALL = ['--levels', 'script,base letter', '--transfers', 'readout,finetune', '--seeds', '0', '--images', '256', '--workers', '2']
@@ -93,6 +94,9 @@ def test_table_agrees_with_the_stored_predictions(done):
         for row in json.loads(f.read_text()):
             wrong = p[f"{row['split']}/predicted"] != p[f"{row['split']}/truth"]
             assert len(wrong) == row['n'] and np.isclose(wrong.mean(), row['error']) and np.isclose(-p[f"{row['split']}/log_p"].mean(), row['nll'], atol=1e-5)
+            truth = p[f"{row['split']}/truth"]
+            by_class = [wrong[truth == k].mean() for k in np.unique(truth)]
+            assert np.isclose(row['balanced_error'], np.mean(by_class)) and np.isclose(row['worst_class_error'], max(by_class))
 
 
 def test_report_is_one_file_without_requests(done):
@@ -458,11 +462,13 @@ def test_every_arm_keeps_the_rate_that_is_best_on_validation_images(both):
     for row in table.itertuples():
         d = next(arms[row.label_map, row.transfer].glob(f'{row.transfer}-*'))
         if row.transfer == 'probe':
-            assert np.isnan(row.lr) and not (d/'tried.json').exists()
+            assert pd.isna(row.lr) and pd.isna(row.lr_place) and not (d/'tried.json').exists()
+            assert row.C in C_grid and row.C_place == grid_place(row.C, C_grid) and row.C_converged in (True, False)
             continue
         tried = json.loads((d/'tried.json').read_text())
         assert [o['lr'] for o in tried] == [.03, .3]
         assert row.lr == min(tried, key=lambda o: (o['error'], o['nll']))['lr']
+        assert row.lr_place == ('lowest' if row.lr == .03 else 'highest') and pd.isna(row.C) and pd.isna(row.C_place)
         seen += 1
     assert seen == 4
     assert not list(folder.rglob('tried/*')), 'what was only tried is not kept'
