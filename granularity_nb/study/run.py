@@ -192,6 +192,11 @@ def _transferred(plan, run, folder, source, how, d):
     if how in trained_transfers and 'lrs' in run.transfer: return tune(*args, lrs=run.transfer['lrs'], seed=run.seed, **kw)
     return transfer(*args, run.seed, **kw), None
 
+def _measured(plan, source):
+    "The plan's splits, and 'valid' where there is one: the best label map is to be chosen there, not where its error is reported."
+    more = 'valid' in source.splits and 'valid' not in plan.splits and len(source.split('valid'))
+    return (*plan.splits, *(['valid'] if more else []))
+
 def _transfer_step(plan, run, folder, source, how):
     from granularity_nb.training.evaluate import evaluate, save_predictions
     d = transfer_folder(folder, run, how)
@@ -199,7 +204,7 @@ def _transfer_step(plan, run, folder, source, how):
     d.mkdir(parents=True, exist_ok=True)
     model,tried = _transferred(plan, run, folder, source, how, d)
     if tried: write_whole(d/'tried.json', json.dumps(tried))
-    ps = {s: evaluate(model, source, source.target, s, device=plan.device) for s in plan.splits}
+    ps = {s: evaluate(model, source, source.target, s, device=plan.device) for s in _measured(plan, source)}
     save_predictions(d/'predictions.npz', ps)
     write_whole(d/'result.json', json.dumps(_rows(run, how, ps, _chosen(model, tried))))
 
