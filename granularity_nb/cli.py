@@ -159,7 +159,7 @@ def _study(args):
     for r in plan.recipes:
         print(f"\nTarget error in %, mean ± 95 % interval over {len(plan.seeds)} seeds (recipe '{r}', split '{plan.splits[0]}')\n")
         print(error_table(results, r, plan.splits[0]).to_string(index=False))
-    print('\n'+'\n'.join(findings(results)))
+    print('\n'+'\n'.join(findings(results[results.split.isin(plan.splits)])))
     print(f"\n{(time.time()-start)/60:.1f} minutes. The report with the curve: {path}")
 
 # %% ../nbs/cli.ipynb #4bf31acf

@@ -389,6 +389,7 @@ def report(folder,        # of a study
     folder = Path(folder)
     plan,results = load_plan(folder),collect(folder)
     if not len(results): raise StudyError(f"{folder} has no results yet; run the study first")
+    results = results[results.split.isin(plan.splits)]
     note = _note(folder, plan, results)
     title = title or f"How fine should pretraining labels be? {plan.data}"
     sections = _sections(results, title, note, _sampling(results))
