@@ -20,7 +20,7 @@ def _recipes(**kw): return {'plain': dict(pretrain=asdict(Recipe(epochs=1, **kw)
 def _set(name='pets', paths=PATHS, target=None, levels=None, shape=(8,8), **splits):
     "Register a data set of noise; splits are lists of leaf numbers."
     h = Hierarchy.from_paths(paths)
-    def make():
+    def make(target=target):
         parts = {k: Split(np.zeros((len(v), *(shape if k != 'odd' else (9,9))), np.uint8), np.array(v, int)) for k,v in splits.items()}
         ls = {k: f(h) for k,f in (levels or dict(leaf=lambda h: h.level(0), kind=lambda h: h.level(1))).items()}
         return Source(name, h, parts, (target or (lambda h: h.level(1)))(h), ls)

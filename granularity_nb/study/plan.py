@@ -10,6 +10,7 @@ __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 
 import difflib, hashlib, json, math, os, warnings
 from functools import lru_cache
 import numpy as np
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
@@ -306,15 +307,22 @@ def _without_head(plan, recipe, why):
     return left
 
 # %% ../../nbs/study/01_plan.ipynb #6b56425c
+@contextmanager
+def _silent():
+    "Without warnings: other libraries have some for their authors when they are imported."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
 @lru_cache(maxsize=64)
 def _refused(backbone, shape):
     "Why a backbone cannot be built, or cannot take images of a shape (height, width, channels), in a line; '' if it can. Its weights get no memory."
     if backbone == 'small': return ''
-    import torch
-    from granularity_nb.training.backbone import BackboneError, create_backbone
+    with _silent():
+        import torch
+        from granularity_nb.training.backbone import BackboneError, create_backbone
     try:
-        with warnings.catch_warnings(), torch.device('meta'), torch.no_grad():
-            warnings.simplefilter('ignore')
+        with _silent(), torch.device('meta'), torch.no_grad():
             net = create_backbone(backbone, shape[2] if shape else 3).eval()
             if shape: net(torch.zeros(1, shape[2], *shape[:2]))
     except NotImplementedError: return '' # a layer that needs values: training will tell
@@ -329,7 +337,7 @@ def _check_names(plan):
             r = Recipe.from_dict(r)
             why = _refused(r.backbone, None) if arm != 'transfer' else ''
             if not why and r.augment != 'none':
-                from granularity_nb.data.block import augmentation
+                with _silent(): from granularity_nb.data.block import augmentation
                 try: augmentation(r.augment)
                 except ValueError as e: why = str(e)
             if why: raise StudyError(f"plan: recipe {name!r}, {arm!r}: {why}")
@@ -374,7 +382,7 @@ def _direct(plan, to, recipe, seed, known):
 def _check_objective(what, r, m, hierarchy, one_each):
     "Refuse an objective that does not fit a label map; `one_each`: it must have an output for each class."
     if r.get('objective', 'auto') == 'auto': return
-    from granularity_nb.training.objectives import objective
+    with _silent(): from granularity_nb.training.objectives import objective
     try: loss = objective(r['objective'], m, hierarchy)
     except (TrainingError, HierarchyError) as e: raise StudyError(f"plan: {what}: {e}") from None
     if (one_each or r.get('prior_bias')) and getattr(loss, 'nodes', m.vocab) != m.vocab: raise StudyError(f"plan: {what}: objective {r['objective']!r} has other outputs than the classes of the label map, which {'the target' if one_each else 'prior_bias'} needs; use 'auto', 'hxe' or 'soft'")
@@ -393,17 +401,17 @@ def _cut_for(plan, source, name, spec, seed):
     "What is the same for all runs of a recipe on a label map: its recipe, its part of the configuration, its transfers."
     (kind,arg),recipe = _kind(source, spec),plan.recipes[name]
     r,what = recipe['pretrain'],f"recipe {name!r}, label map {spec!r}"
+    m = None if kind in _clustered else label_map(source, spec, seed)
+    n = _amount(source, arg) if m is None else n_seen(source, m)
+    if n < 2: raise StudyError(f"plan: label map {spec!r} has one class among the training images of {source.name!r}, so that there is nothing to learn; leave it out")
     if kind in _clustered:
-        n = _amount(source, arg)
         _check_clusters(source, spec, kind, n)
         if r.get('objective', 'auto').partition(':')[0] in ('hxe','soft','semantic'): raise StudyError(f"plan: {what}: objective {r['objective']!r} needs the hierarchy above the classes, and clusters have none; leave the map out, or use 'auto'")
         more,can = dict(n_classes=n), tuple(plan.transfers) if kind == 'kmeans-within' else _without_head(plan, name, f"label map {spec!r} has classes that lie in several target classes")
     else:
-        m = label_map(source, spec, seed)
-        r,more = recipe.get('multi', r) if m.multi else r, dict(digest=m.digest, n_classes=n_seen(source, m))
+        r,more = recipe.get('multi', r) if m.multi else r, dict(digest=m.digest, n_classes=n)
         _check_objective(what, r, m, source.hierarchy, False)
         can = tuple(plan.transfers) if plan.to else _possible(plan, source, name, spec, m)
-    if more['n_classes'] < 2: raise StudyError(f"plan: label map {spec!r} has one class among the training images of {source.name!r}, so that there is nothing to learn; leave it out")
     return r, more, can
 
 def _run(plan, source, to, direct, spec, known):
@@ -433,7 +441,7 @@ def _check_target(plan, to):
     if t.multi: raise StudyError(f"the target of {name!r} gives a leaf several classes, and an error needs one; choose another (target=…)")
     seen = _seen(to, t)
     finer = [k for k,m in to.levels.items() if not m.multi and _seen(to, m).sum() > 1]
-    if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --set target={finer[0]!r} (there are: {', '.join(finer)})" if finer else "; give the data set a second class"))
+    if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --set target={finer[0]!r} (there are: {', '.join(finer)})" if finer and 'target' in source_arguments(plan.to or plan.data) else "; give the data set a second class"))
     for s in plan.splits:
         there = _seen(to, t, s)
         new = [t.vocab[i] for i in np.flatnonzero(there & ~seen)]
