@@ -11,6 +11,7 @@ from granularity_nb.study.report import curve, figure, findings, forest_plot, me
 from granularity_nb.study.run import _fatal, _next, _opened, _pretrain_best, collect, execute, load_plan, run
 from granularity_nb.training.backbone import create_backbone, load_checkpoint
 from granularity_nb.training.evaluate import evaluate, load_predictions
+from granularity_nb.training.probe import C_grid, grid_place
 from granularity_nb.training.recipe import Recipe
 
 SMALL = ['--levels', 'script,base letter', '--transfers', 'readout,finetune', '--seeds', '0', '--images', '256', '--workers', '2']
@@ -107,6 +108,9 @@ def test_table_agrees_with_the_stored_predictions(done):
         for row in json.loads(f.read_text()):
             wrong = p[f"{row['split']}/predicted"] != p[f"{row['split']}/truth"]
             assert len(wrong) == row['n'] and np.isclose(wrong.mean(), row['error']) and np.isclose(-p[f"{row['split']}/log_p"].mean(), row['nll'], atol=1e-5)
+            truth = p[f"{row['split']}/truth"]
+            by_class = [wrong[truth == k].mean() for k in np.unique(truth)]
+            assert np.isclose(row['balanced_error'], np.mean(by_class)) and np.isclose(row['worst_class_error'], max(by_class))
 
 
 def test_report_is_one_file_without_requests(done):
@@ -435,13 +439,13 @@ def test_curve_shows_every_level_and_the_baseline():
 
 def test_transfers_that_a_label_map_forbids_are_left_out(tmp_path):
     "A map that crosses the target cannot be read out; everything else of the plan is run and reported."
-    plan = Plan(data='glyphs', data_args=dict(n_train=200, n_valid=100, n_test=100, max_chars=4), maps=('script','level:9'), transfers=('readout','finetune'), seeds=(0,),
+    plan = Plan(data='glyphs', data_args=dict(n_train=200, n_valid=100, n_test=100, max_chars=4), maps=('script','random-groups-across:base letter'), transfers=('readout','finetune'), seeds=(0,),
                 recipes={'plain': dict(pretrain=asdict(Recipe(epochs=1)), transfer=asdict(Recipe(epochs=1)))})
-    with pytest.warns(UserWarning, match="level:9.*readout left out"): rs = runs(plan)
-    assert {r.map: r.transfers for r in rs} == {'direct': ('direct',), 'script': ('readout','finetune'), 'level:9': ('finetune',)}
-    with pytest.raises(StudyError, match="level:9.*readout cannot be done; add 'probe' or 'finetune' with a fresh head"): runs(replace(plan, transfers=('readout',)))
+    with pytest.warns(UserWarning, match="random-groups-across:base letter.*readout left out"): rs = runs(plan)
+    assert {r.map: r.transfers for r in rs} == {'direct': ('direct',), 'script': ('readout','finetune'), 'random-groups-across:base letter': ('finetune',)}
+    with pytest.raises(StudyError, match="random-groups-across:base letter.*readout cannot be done; add 'probe' or 'finetune' with a fresh head"): runs(replace(plan, transfers=('readout',)))
     with pytest.warns(UserWarning): table = pd.read_parquet(run(plan, tmp_path/'s', workers=1))
-    assert set(zip(table.label_map, table.transfer)) == {('direct','direct'), ('script','readout'), ('script','finetune'), ('level:9','finetune')}
+    assert set(zip(table.label_map, table.transfer)) == {('direct','direct'), ('script','readout'), ('script','finetune'), ('random-groups-across:base letter','finetune')}
     assert (report(tmp_path/'s').parent/'report.md').exists()
 
 
@@ -472,11 +476,13 @@ def test_every_arm_keeps_the_rate_that_is_best_on_validation_images(both):
     for row in table.itertuples():
         d = next(arms[row.label_map, row.transfer].glob(f'{row.transfer}-*'))
         if row.transfer == 'probe':
-            assert np.isnan(row.lr) and not (d/'tried.json').exists()
+            assert pd.isna(row.lr) and pd.isna(row.lr_place) and not (d/'tried.json').exists()
+            assert row.C in C_grid and row.C_place == grid_place(row.C, C_grid) and row.C_converged in (True, False)
             continue
         tried = json.loads((d/'tried.json').read_text())
         assert [o['lr'] for o in tried] == [.03, .3]
         assert row.lr == min(tried, key=lambda o: (o['error'], o['nll']))['lr']
+        assert row.lr_place == ('lowest' if row.lr == .03 else 'highest') and pd.isna(row.C) and pd.isna(row.C_place)
         seen += 1
     assert seen == 4*len(set(table.split)) == 8
     assert not list(folder.rglob('tried/*')), 'what was only tried is not kept'
@@ -685,8 +691,8 @@ def test_steps_are_drawn_anew_with_the_seed():
 
 
 def test_what_is_left_out_is_said_in_one_line(tmp_path, capsys):
-    assert main(['study','--levels','level:9','--transfers','readout,probe','--seeds','0','--images','200','--workers','1','--out',str(tmp_path/'s')]) == 0
-    err = [o for o in capsys.readouterr().err.splitlines() if 'level:9' in o]
+    assert main(['study','--levels','random-groups-across:base letter','--transfers','readout,probe','--seeds','0','--images','200','--workers','1','--out',str(tmp_path/'s')]) == 0
+    err = [o for o in capsys.readouterr().err.splitlines() if 'random-groups-across:base letter' in o]
     assert len(err) == 1 and err[0].startswith('granularity: note: ') and 'readout left out' in err[0] and 'plan.py' not in err[0]
 
 
