@@ -440,13 +440,13 @@ def test_curve_shows_every_level_and_the_baseline():
 
 def test_transfers_that_a_label_map_forbids_are_left_out(tmp_path):
     "A map that crosses the target cannot be read out; everything else of the plan is run and reported."
-    plan = Plan(data='glyphs', data_args=dict(n_train=200, n_valid=100, n_test=100, max_chars=4), maps=('script','level:9'), transfers=('readout','finetune'), seeds=(0,),
+    plan = Plan(data='glyphs', data_args=dict(n_train=200, n_valid=100, n_test=100, max_chars=4), maps=('script','random-groups-across:base letter'), transfers=('readout','finetune'), seeds=(0,),
                 recipes={'plain': dict(pretrain=asdict(Recipe(epochs=1)), transfer=asdict(Recipe(epochs=1)))})
-    with pytest.warns(UserWarning, match="level:9.*readout left out"): rs = runs(plan)
-    assert {r.map: r.transfers for r in rs} == {'direct': ('direct',), 'script': ('readout','finetune'), 'level:9': ('finetune',)}
-    with pytest.raises(StudyError, match="level:9.*readout cannot be done; add 'probe' or 'finetune' with a fresh head"): runs(replace(plan, transfers=('readout',)))
+    with pytest.warns(UserWarning, match="random-groups-across:base letter.*readout left out"): rs = runs(plan)
+    assert {r.map: r.transfers for r in rs} == {'direct': ('direct',), 'script': ('readout','finetune'), 'random-groups-across:base letter': ('finetune',)}
+    with pytest.raises(StudyError, match="random-groups-across:base letter.*readout cannot be done; add 'probe' or 'finetune' with a fresh head"): runs(replace(plan, transfers=('readout',)))
     with pytest.warns(UserWarning): table = pd.read_parquet(run(plan, tmp_path/'s', workers=1))
-    assert set(zip(table.label_map, table.transfer)) == {('direct','direct'), ('script','readout'), ('script','finetune'), ('level:9','finetune')}
+    assert set(zip(table.label_map, table.transfer)) == {('direct','direct'), ('script','readout'), ('script','finetune'), ('random-groups-across:base letter','finetune')}
     assert (report(tmp_path/'s').parent/'report.md').exists()
 
 
@@ -692,8 +692,8 @@ def test_steps_are_drawn_anew_with_the_seed():
 
 
 def test_what_is_left_out_is_said_in_one_line(tmp_path, capsys):
-    assert main(['study','--levels','level:9','--transfers','readout,probe','--seeds','0','--images','200','--workers','1','--out',str(tmp_path/'s')]) == 0
-    err = [o for o in capsys.readouterr().err.splitlines() if 'level:9' in o]
+    assert main(['study','--levels','random-groups-across:base letter','--transfers','readout,probe','--seeds','0','--images','200','--workers','1','--out',str(tmp_path/'s')]) == 0
+    err = [o for o in capsys.readouterr().err.splitlines() if 'random-groups-across:base letter' in o]
     assert len(err) == 1 and err[0].startswith('granularity: note: ') and 'readout left out' in err[0] and 'plan.py' not in err[0]
 
 

@@ -19,7 +19,7 @@ from fastprogress.fastprogress import progress_bar
 from ..files import remove_unfinished, whole_file, write_whole
 from ..data.source import source_module
 from ..provenance import origin
-from .plan import Plan, Run, StudyError, _digest, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
+from .plan import Plan, Run, StudyError, _digest, check_device, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
 
 # %% ../../nbs/study/02_run.ipynb #8a72fed3
 def _read_json(path):
@@ -386,9 +386,10 @@ def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if Non
     with _locked(folder):
         try:
             remove_unfinished(folder, recursive=True)
-            _claim(folder, plan, rs)
             needed = {r.config.get('features') for r in rs}
             todo = sorted((r for r in rs if _done(folder, r) < sum(r.epochs.values())), key=lambda r: (r.seed, r.id not in needed, -r.config['n_classes']))
+            if todo: check_device(plan)
+            _claim(folder, plan, rs)
             if todo: _sign(folder, plan)
             failed = _work(plan, todo, folder, min(workers or _workers(plan.device), len(todo)), progress) if todo else []
             return _finish(folder, plan, rs, failed)
