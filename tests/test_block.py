@@ -514,3 +514,79 @@ def test_validation_predictions_are_in_order(photos):
     learn = Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(360, 3)))
     with learn.no_bar(): _,y = learn.get_preds()
     assert np.array_equal(y, photos.level('breed').encode(photos.split('valid').leaf))
+
+
+class _Tells(torch.nn.Module):
+    "Knows the leaf by the pixels' value and answers with its classes; only tabbies it takes for Persians."
+    def __init__(self, m, mean, std):
+        super().__init__()
+        self.mean,self.std,self.unused = mean,std,torch.nn.Parameter(torch.zeros(1))
+        self.register_buffer('answer', torch.from_numpy(m.membership.toarray()[[0,1,2,1]]).float()*8-4)
+    def forward(self, x): return self.answer[((x[:,0,0,0]*self.std+self.mean)*255/50).round().long().clamp(0, 3)]+self.unused
+
+
+def _everywhere(pets, how):
+    "Loaders of pets and a network that knows them: made afresh, relabelled, by a block of one's own, with several classes a leaf or two labels."
+    from fastai.vision.all import DataBlock, ImageBlock, PILImageBW
+    from granularity_nb.data.block import LabelBlock
+    m = pets.hierarchy.level(1, paths='all') if 'multi' in how else pets.level('breed')
+    mean,std = (o[0] for o in pets.split('train').stats)
+    if 'block' not in how:
+        dls = dataloaders(pets, pets.target if how == 'relabelled' else m, bs=8, device='cpu', also=[pets.target] if how == 'two labels' else [])
+        return relabel(dls, m) if how == 'relabelled' else dls, m, _Tells(m, mean, std)
+    leaf,images = (np.concatenate([getattr(pets.split(s), o) for s in ('train','valid')]) for o in ('leaf','images'))
+    block = DataBlock([ImageBlock(PILImageBW), LabelBlock(m)], get_items=lambda _: range(53), get_x=lambda r: PILImageBW.create(images[r]),
+                      get_y=lambda r: pets.hierarchy.leaves[leaf[r]], splitter=lambda o: (list(range(40)), list(range(40, 53))))
+    return block.dataloaders(None, bs=8, device='cpu'), m, _Tells(m, 0., 1.)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('how', ['fresh','relabelled','block','multi','multi block','two labels'])
+def test_all_that_fastai_offers_with_names_and_numbers_right(pets, how, tmp_path, capsys):
+    import matplotlib.pyplot as plt
+    from fastai.vision.all import CategoryMap, ClassificationInterpretation, Interpretation, Learner, PILImageBW, SGD, load_learner
+    dls,m,model = _everywhere(pets, how)
+    names,leaf = list(m.vocab),pets.split('valid').leaf
+    true,said = m.encode(leaf),m.encode(np.array([0,1,2,1])[leaf])
+    wrong = np.flatnonzero(leaf == 3)
+    assert type(dls.vocab) is CategoryMap and [*dls.vocab] == names and dls.vocab.o2i == {o:i for i,o in enumerate(names)} and dls.c == len(names) == m.n_classes
+    learn = Learner(dls, model, opt_func=SGD, path=tmp_path)
+    picture,answer = PILImageBW.create(np.full((8,8), 50, np.uint8)), list(m['persian']) if m.multi else m['persian']
+    plain = lambda o: list(o) if m.multi else str(o)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, 0.)
+        loss, = learn.validate()
+        probs,y,decoded = learn.get_preds(with_decoded=True)
+        y = y[0] if how == 'two labels' else y
+        assert np.array_equal(y, true) and np.array_equal(decoded, said) and probs.shape == (13, len(names))
+        assert [o.shape for o in learn.tta()[:1]] == [probs.shape]
+        assert plain(learn.predict(picture)[0]) == answer
+        assert learn.get_preds(dl=dls.test_dl([picture]*3))[0].argmax(1).tolist() == [names.index(answer[0] if m.multi else answer)]*3
+        assert learn.validate(dl=dls.test_dl(list(dls.valid_ds.items), with_labels=True))[0] == pytest.approx(loss)
+        learn.lr_find(num_it=10, end_lr=1e-6, stop_div=False, suggest_funcs=(), show_plot=False)
+        for o in (dls, dls.valid): o.show_batch(max_n=2)
+        titles = [a.get_title() for a in plt.gcf().axes]
+        assert all(names[true[i]] in t for i,t in enumerate(titles)) if not m.multi else titles == [';'.join(np.array(names)[true[i] > 0]) for i in (0, 1)]
+        dls.train.show_batch(max_n=2, unique=True)
+        assert len({a.get_title() for a in plt.gcf().axes}) == 1
+        learn.show_results(max_n=6)
+        titles = [a.get_title().split('\n') for a in plt.gcf().axes]
+        if not m.multi: assert len(titles) == 6 and all(o in [[names[t],names[s]] for t,s in zip(true, said)] for o in titles)
+        worst = Interpretation.from_learner(learn)
+        losses,rows = worst.top_losses(len(wrong))
+        if not m.multi: assert sorted(rows.tolist()) == wrong.tolist() and losses.mean()*len(wrong)/13 == pytest.approx(loss, rel=.01)
+        if how != 'two labels': # fastai interprets one target
+            worst.plot_top_losses(3); worst.show_results([0, 1])
+            inter = ClassificationInterpretation.from_learner(learn)
+            inter.plot_confusion_matrix(); inter.print_classification_report()
+            printed = capsys.readouterr().out
+            assert inter.vocab == names and inter.confusion_matrix().shape == (len(names),)*2 and all(o in printed for o in names)
+            if not m.multi: assert inter.most_confused() == [('tabby', 'persian', len(wrong))]
+            if not m.multi: assert inter.confusion_matrix().tolist() == [[int(((true == i) & (said == j)).sum()) for j in range(4)] for i in range(4)]
+        learn.save('weights'); learn.load('weights')
+        learn.summary()
+    if 'block' in how: return # the test's own functions cannot be pickled
+    learn.export(tmp_path/'learn.pkl')
+    alone = load_learner(tmp_path/'learn.pkl')
+    with alone.no_bar(): assert plain(alone.predict(picture)[0]) == answer and [*alone.dls.vocab] == names
+    plt.close('all')

@@ -80,6 +80,29 @@ def test_per_class_equals_scikit_learn():
 H = Hierarchy.from_paths({'poodle': ['animal','dog'], 'beagle': ['animal','dog'], 'tabby': ['animal','cat'], 'persian': ['animal','cat'], 'minnow': ['animal','fish']})
 
 
+@given(st.integers(0, 2**31), st.integers(1, 60), st.integers(2, 9))
+@settings(max_examples=40)
+def test_errors_over_classes_equal_scikit_learn(seed, n, c):
+    import warnings
+    from sklearn.metrics import balanced_accuracy_score
+    p = predictions(*some(n, c, seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # classes that are predicted and have no images
+        assert np.isclose(p.balanced_error, 1-balanced_accuracy_score(p.truth, p.predicted))
+    assert np.isclose(p.worst_class_error, max(p.wrong[p.truth == k].mean() for k in set(p.truth)))
+    assert np.isclose(p.balanced_error, p.per_class(LabelMap.identity([f'c{i}' for i in range(c)])).error.mean()) and p.summary()['balanced_error'] == p.balanced_error
+
+
+def test_a_rare_class_counts_as_much_as_a_common_one():
+    p = Predictions(np.array([0]*9+[0]), np.array([0]*9+[5]), np.zeros(10))
+    assert (p.error, p.balanced_error, p.worst_class_error) == (.1, .5, 1.)
+
+
+def test_errors_of_no_images_are_not_known():
+    none = Predictions(*np.zeros((2, 0), np.int32), np.zeros(0, np.float32))
+    assert np.isnan([none.error, none.balanced_error, none.worst_class_error, none.nll]).all()
+
+
 def test_superclasses_split_the_error():
     leaf,kind = H.level(0),H.level(1)
     logp,y = some(400, 5)

@@ -3,7 +3,7 @@ import warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
-from granularity_nb.training.probe import ABSENT, fit_probe, mean_head
+from granularity_nb.training.probe import ABSENT, C_grid, fit_probe, grid_place, mean_head
 from granularity_nb.training.recipe import TrainingError
 
 
@@ -58,6 +58,27 @@ def test_the_end_of_the_grid_is_told():
         fit_probe(x, y, xv, yv, 3, Cs=[.1]) # one value is no search
 
 
+def test_the_place_of_a_choice_is_kept():
+    (x,y),(xv,yv) = data(),data(seed=1)
+    p = fit_probe(x, y, xv, yv, 3)
+    assert tuple(p.losses) == C_grid == (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1., 10., 100.) and p.place == grid_place(p.C, C_grid)
+    with pytest.warns(UserWarning, match='at the end'): low = fit_probe(x*1e-4, y, xv*1e-4, yv, 3, standardise=False, Cs=[1e-6, 1e-5, 1e-4])
+    assert (low.C, low.place) == (1e-6, 'lowest') and fit_probe(x, y, xv, yv, 3, Cs=[.1]).place == 'only'
+    assert [grid_place(o, (3, 1, 2)) for o in (1, 2, 3)] == ['lowest', 'inside', 'highest']
+
+
+def test_a_fit_that_does_not_converge_is_told_once():
+    (x,y),(xv,yv) = data(),data(seed=1)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        short = fit_probe(x, y, xv, yv, 3, Cs=(1., 10., 100.), max_iter=2)
+    told = [str(o.message) for o in said]
+    assert not short.converged and sum('was not solved' in o for o in told) == 1 and not any('lbfgs' in o for o in told)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert fit_probe(x, y, xv, yv, 3, Cs=[.1]).converged
+
+
 def test_scale_does_not_matter_once_standardised():
     (x,y),(xv,yv) = data(),data(seed=1)
     s = 10.**np.arange(-3, 3)
@@ -90,7 +111,8 @@ def test_same_head_as_the_transfer():
 
 
 @pytest.mark.parametrize('change,word', [(dict(x=np.zeros((3, 2))), 'shape'), (dict(x=np.full((200, 6), np.inf)), 'not finite'), (dict(y=np.zeros(200, int)), 'one class'),
-                                         (dict(n_classes=2), '2 classes'), (dict(Cs=[]), 'no C')])
+                                         (dict(n_classes=2), '2 classes'), (dict(Cs=[]), 'no C'), (dict(xv=np.zeros((0, 6)), yv=np.zeros(0, int)), 'no validation images'),
+                                         (dict(x=np.zeros((0, 6)), y=np.zeros(0, int)), 'no training images'), (dict(yv=np.full(200, 3), n_classes=4), 'none of the 200 validation images')])
 def test_bad_input_is_named(change, word):
     (x,y),(xv,yv) = data(),data(seed=1)
     with pytest.raises(TrainingError, match=word): fit_probe(**dict(x=x, y=y, xv=xv, yv=yv, n_classes=3) | change)

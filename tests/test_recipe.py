@@ -1,10 +1,10 @@
 "A recipe's settings, its identity, and that every figure of the ready ones has a source."
-import subprocess, sys
+import json, subprocess, sys
 from dataclasses import asdict, fields, replace
-import pytest
+import numpy as np, pytest
 from hypothesis import given, strategies as st
 from granularity_nb.study.plan import Plan, plan_from_dict, preset
-from granularity_nb.training.recipe import Recipe, TrainingError, heads, keeps_head, optimizers, precisions, recipe_presets, schedules, transfer_names, without_defaults
+from granularity_nb.training.recipe import Recipe, TrainingError, heads, keeps_head, optimizers, precisions, recipe_presets, schedules, transfer_names, typed, without_defaults
 
 positive,share = st.floats(1e-6, 10), st.floats(0, .99)
 recipes = st.builds(Recipe, epochs=st.integers(1, 300), bs=st.integers(2, 4096), lr=positive, wd=share, momentum=share, optimizer=st.sampled_from(optimizers),
@@ -40,6 +40,31 @@ def test_a_plan_that_spells_out_defaults_is_the_same_plan():
                                  dict(accumulate=0), dict(accumulate=1.5), dict(head='mean'), dict(layer_decay=0), dict(layer_decay=1.1), dict(layer_decay=float('nan'))], ids=str)
 def test_impossible_settings_are_named(bad):
     with pytest.raises(TrainingError, match=next(iter(bad))): Recipe(**bad)
+
+
+@pytest.mark.parametrize('given,plain', [(dict(lr=1), dict(lr=1.)), (dict(lr=np.float64(.5)), dict(lr=.5)), (dict(epochs=8.), dict(epochs=8)), (dict(bs=np.int64(32)), dict(bs=32)),
+                                         (dict(compile=np.True_), dict(compile=True)), (dict(compile=1), dict(compile=True)), (dict(augment=np.str_('shift:2')), dict(augment='shift:2')), (dict(wd=0, ema=0), dict(wd=0., ema=0.))], ids=str)
+def test_equal_settings_have_one_type_and_one_identity(given, plain):
+    a,b = Recipe(**given),Recipe(**plain)
+    assert a == b and {f.name: type(getattr(a, f.name)) for f in fields(a)} == {f.name: type(getattr(b, f.name)) for f in fields(b)}
+    assert json.dumps(a.to_dict()) == json.dumps(b.to_dict()) == json.dumps(without_defaults(asdict(a) | given))
+    assert all(type(getattr(a, f.name)) is type(f.default) for f in fields(a))
+
+
+@pytest.mark.parametrize('bad', [dict(epochs=2.5), dict(bs=16.5), dict(lr='1e-3'), dict(epochs='8'), dict(lr=True), dict(epochs=True), dict(bs=None), dict(compile='no'), dict(compile=2), dict(backbone=3),
+                                 dict(augment=None), dict(epochs=float('inf')), dict(epochs=float('nan')), dict(wd=float('inf')), dict(lr=[.1]), dict(lr=np.array([.1])), dict(lr=1j), dict(accumulate='x')], ids=str)
+def test_settings_of_another_type_are_named(bad):
+    with pytest.raises(TrainingError, match=f'^recipe: {next(iter(bad))} must be'): Recipe(**bad)
+    with pytest.raises(TrainingError, match=f'^recipe: {next(iter(bad))} must be'): Recipe.from_dict(bad)
+
+
+def test_a_recipe_is_an_object():
+    for bad in ([], 'sgd', None, 3):
+        with pytest.raises(TrainingError, match='an object'): Recipe.from_dict(bad)
+
+
+def test_the_error_of_a_type_is_the_callers_choice():
+    with pytest.raises(KeyError, match='seeds must be a whole number'): typed('seeds', int, .5, KeyError)
 
 
 @pytest.mark.parametrize('name', recipe_presets)

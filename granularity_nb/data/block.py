@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np, torch
 from torch.nn import functional as F
 from fastai.data.all import (DataBlock, DataLoaders, Datasets, Transform, IntToFloatTensor, Normalize, TfmdDL, TransformBlock,
-                             Category, MultiCategory, TensorCategory, TensorMultiCategory, BCEWithLogitsLossFlat,
-                             CrossEntropyLossFlat, chunked)
+                             Category, CategoryMap, MultiCategory, TensorCategory, TensorMultiCategory, BCEWithLogitsLossFlat,
+                             CrossEntropyLossFlat, batch_to_samples, chunked)
 from fastai.data.load import _loaders
 from fastai.torch_core import TensorImage, TensorImageBW, to_device
 from fastcore.basics import GetAttr, patch
+from fastcore.foundation import L
 from PIL import Image
 from .source import Source, SourceError
 from .store import Decode
@@ -87,7 +88,7 @@ class RowLabel(Transform):
                  label_map:LabelMap, # leaf labels, or image ids, → classes
                  leaf):              # `(n_rows,)` code of each row in `label_map.leaves`
         self.label_map,self.leaf = label_map,leaf
-        self.vocab,self.c,self.multi = list(label_map.vocab),label_map.n_classes,label_map.multi
+        self.vocab,self.c,self.multi = CategoryMap(label_map.vocab, sort=False),label_map.n_classes,label_map.multi
         self.loss_func = BCEWithLogitsLossFlat() if self.multi else CrossEntropyLossFlat()
 
     def encodes(self, row:int): return self.gather(np.array([row]))[0]
@@ -136,11 +137,18 @@ class GatherDL(TfmdDL):
         import fastai.vision.data # draws a grid of images; only here, since workers of a study that show nothing should stay small
         return super().show_batch(*args, **kwargs)
 
+    def show_results(self, b, out, **kwargs): return super().show_results(b[:self.n_inp+1], out, **kwargs)
+
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
         res.prefetch = self.prefetch
         if self.weights is not None and res.shuffle and res.n == self.n: res.weights = self.weights
         return res
+
+    def _decode_batch(self, b, max_n=9, full=True):
+        tls = getattr(self.dataset, 'tls', b) # a prediction has the first label only
+        if len(b) >= len(tls): return super()._decode_batch(b, max_n, full)
+        return L(batch_to_samples(b, max_n=max_n)).map(lambda o: Datasets(tls=tls[:len(b)]).decode(self.after_item.decode(o), full=full))
 
     def create_batches(self, samps):
         rows = self._rows()
@@ -149,7 +157,7 @@ class GatherDL(TfmdDL):
             fs = _gatherers(self.dataset)
             for b in chunked(samps, self.bs, self.drop_last):
                 x,r = fs[0].fetch(rows[list(b)])
-                yield x, *(f.gather(r) for f in fs[1:])
+                if len(r): yield x, *(f.gather(r) for f in fs[1:]) # of a batch of one image, nothing may be left
 
 # %% ../../nbs/data/05_block.ipynb #fe6b9af4
 @patch
@@ -246,7 +254,8 @@ def __iter__(self:GatherDL):
     key = random.Random()
     key.setstate(self.rng.getstate())
     key = key.getrandbits(63)
-    self._DataLoader__idxs = self.get_idxs()[skip*(self.bs or 1):]
+    idxs = self.get_idxs()
+    self._DataLoader__idxs = idxs[skip*(self.bs or 1):] if skip else idxs # endless and without places in `show_batch(unique=True)`
     self._done = skip
     for i,b in enumerate(self._batches(), skip):
         for j,f in enumerate(getattr(self.after_batch, 'fs', [])):
@@ -445,6 +454,7 @@ class _FirstLabel(GetAttr):
     _default = 'loss'
     def __init__(self, loss): self.loss = loss
     def __call__(self, pred, y, *others, **kw): return self.loss(pred, y, **kw)
+    reduction = property(lambda self: self.loss.reduction, lambda self, o: setattr(self.loss, 'reduction', o)) # fastai sets it for a while
 
 class _SideLabel(RowLabel):
     "A further label, which does not decide the loaders' vocabulary and loss."

@@ -19,7 +19,7 @@ from fastprogress.fastprogress import progress_bar
 from ..files import remove_unfinished, whole_file, write_whole
 from ..data.source import source_module
 from ..provenance import origin
-from .plan import Plan, Run, StudyError, _digest, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
+from .plan import Plan, Run, StudyError, _digest, check_device, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
 
 # %% ../../nbs/study/02_run.ipynb #8a72fed3
 def _read_json(path):
@@ -168,10 +168,17 @@ def _pretrain_best(train, d, recipe, lrs, source, device):
     shutil.rmtree(d/'tried')
 
 # %% ../../nbs/study/02_run.ipynb #84933fe7
-def _rows(run, how, predictions, lr):
+def _rows(run, how, predictions, chosen):
+    "A row for each split; `chosen` are further columns: what was chosen on 'valid' and where it lies among what was tried."
     keys = dict(recipe=run.recipe, label_map=run.map, n_classes=run.config['n_classes'], transfer=how, seed=run.seed)
-    more = {} if lr is None else dict(lr=lr)
-    return [keys | dict(split=s, n=p.n, error=p.error, nll=p.nll, top5_error=p.top_error(5), ece=p.ece(), run=run.id) | more for s,p in predictions.items()]
+    return [keys | dict(split=s, n=p.n, error=p.error, balanced_error=p.balanced_error, worst_class_error=p.worst_class_error, nll=p.nll, top5_error=p.top_error(5), ece=p.ece(), run=run.id)
+            | chosen for s,p in predictions.items()]
+
+def _chosen(model, tried):
+    from granularity_nb.training.probe import grid_place
+    from granularity_nb.training.transfer import best_rate
+    lr = best_rate(tried) if tried else None
+    return getattr(model, 'chosen', {}) | ({} if lr is None else dict(lr=lr, lr_place=grid_place(lr, [o['lr'] for o in tried])))
 
 def _transferred(plan, run, folder, source, how, d):
     "The model of a transfer, and the learning rates that were tried for it."
@@ -185,17 +192,21 @@ def _transferred(plan, run, folder, source, how, d):
     if how in trained_transfers and 'lrs' in run.transfer: return tune(*args, lrs=run.transfer['lrs'], seed=run.seed, **kw)
     return transfer(*args, run.seed, **kw), None
 
+def _measured(plan, source):
+    "The plan's splits, and 'valid' where there is one: the best label map is to be chosen there, not where its error is reported."
+    more = 'valid' in source.splits and 'valid' not in plan.splits and len(source.split('valid'))
+    return (*plan.splits, *(['valid'] if more else []))
+
 def _transfer_step(plan, run, folder, source, how):
     from granularity_nb.training.evaluate import evaluate, save_predictions
-    from granularity_nb.training.transfer import best_rate
     d = transfer_folder(folder, run, how)
     if (d/'result.json').exists(): return
     d.mkdir(parents=True, exist_ok=True)
     model,tried = _transferred(plan, run, folder, source, how, d)
     if tried: write_whole(d/'tried.json', json.dumps(tried))
-    ps = {s: evaluate(model, source, source.target, s, device=plan.device) for s in plan.splits}
+    ps = {s: evaluate(model, source, source.target, s, device=plan.device) for s in _measured(plan, source)}
     save_predictions(d/'predictions.npz', ps)
-    write_whole(d/'result.json', json.dumps(_rows(run, how, ps, best_rate(tried) if tried else None)))
+    write_whole(d/'result.json', json.dumps(_rows(run, how, ps, _chosen(model, tried))))
 
 # %% ../../nbs/study/02_run.ipynb #bd510d91
 def execute(plan:Plan, # the grid
@@ -375,9 +386,10 @@ def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if Non
     with _locked(folder):
         try:
             remove_unfinished(folder, recursive=True)
-            _claim(folder, plan, rs)
             needed = {r.config.get('features') for r in rs}
             todo = sorted((r for r in rs if _done(folder, r) < sum(r.epochs.values())), key=lambda r: (r.seed, r.id not in needed, -r.config['n_classes']))
+            if todo: check_device(plan)
+            _claim(folder, plan, rs)
             if todo: _sign(folder, plan)
             failed = _work(plan, todo, folder, min(workers or _workers(plan.device), len(todo)), progress) if todo else []
             return _finish(folder, plan, rs, failed)

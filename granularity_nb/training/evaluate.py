@@ -24,6 +24,7 @@ class Predictions:
     log_p:np.ndarray     # (n,) float32, log-probability of the true class, in nats
     confidence:np.ndarray=None # (n,) float32, probability of the predicted class
     rank:np.ndarray=None # (n,) int32, how many classes are more probable than the true one
+    files:np.ndarray=None # (n,) str, each image's file, relative to the folder of its split; None if the images are no files
 
     @property
     def n(self)->int:
@@ -36,11 +37,25 @@ class Predictions:
     @property
     def error(self)->float:
         "Share of images whose most probable class is not the true one, 0…1."
-        return float(self.wrong.mean())
+        return float(self.wrong.mean()) if self.n else float('nan')
+    @property
+    def balanced_error(self)->float:
+        "Mean of the classes' errors, 0…1: each class counts alike, however many images it has. Classes without images are left out."
+        e = _class_errors(self)
+        return float(e.mean()) if len(e) else float('nan')
+    @property
+    def worst_class_error(self)->float:
+        "Error of the class that is recognised worst, 0…1, of those that have images; with few images a class it is high by chance."
+        return float(_class_errors(self).max(initial=0.)) if self.n else float('nan')
     @property
     def nll(self)->float:
         "Mean negative log-likelihood of the true class, in nats."
-        return float(-self.log_p.mean(dtype=np.float64))
+        return float(-self.log_p.mean(dtype=np.float64)) if self.n else float('nan')
+
+def _class_errors(p):
+    "Error of each class that has images."
+    n = np.bincount(p.truth)
+    return np.bincount(p.truth, p.wrong)[n > 0]/n[n > 0]
 
 # %% ../../nbs/training/04_evaluate.ipynb #28d75170
 @torch.no_grad()
@@ -173,8 +188,8 @@ def hierarchical(self:Predictions,
 def summary(self:Predictions,
             bins:int=15, # of the calibration error
            )->dict:      # plain numbers, fit for JSON
-    "Images, error, top-5 error, negative log-likelihood, calibration error with its number of bins."
-    return dict(n=self.n, error=self.error, top5_error=self.top_error(5), nll=self.nll, ece=self.ece(bins), ece_bins=bins)
+    "Images, error over images, over classes and of the worst class, top-5 error, negative log-likelihood, calibration error with its number of bins."
+    return dict(n=self.n, error=self.error, balanced_error=self.balanced_error, worst_class_error=self.worst_class_error, top5_error=self.top_error(5), nll=self.nll, ece=self.ece(bins), ece_bins=bins)
 
 # %% ../../nbs/training/04_evaluate.ipynb #56702511
 def save_predictions(path, # a file ending in .npz, written whole or not at all

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['optimizers', 'schedules', 'precisions', 'heads', 'recipe_presets', 'transfer_names', 'TrainingError',
-           'DivergenceError', 'Recipe', 'without_defaults', 'keeps_head']
+           'DivergenceError', 'typed', 'Recipe', 'without_defaults', 'keeps_head']
 
 # %% ../../nbs/training/00_recipe.ipynb #5efdbd2a
-import math
+import math, numbers
 from dataclasses import asdict, dataclass, fields
 from fastcore.basics import patch
 
@@ -23,14 +23,33 @@ schedules = 'one-cycle','cosine'
 precisions = 'fp32','bf16','fp16'
 heads = 'fresh','subclass-mean','probe'
 
+# %% ../../nbs/training/00_recipe.ipynb #5664f913
+def typed(what:str,   # what the value is, for the message
+          kind:type,  # `int`, `float`, `bool` or `str`
+          v,          # a value as people, JSON and numpy give it
+          error=TrainingError, # the exception to raise
+         ):           # the value, as exactly `kind`
+    "`v` as an `int`, `float`, `bool` or `str`, so that 1, 1.0 and numpy's 1 are one value; what does not mean such a value is refused."
+    if not isinstance(v, str) and hasattr(v, 'item') and getattr(v, 'ndim', 1) == 0: v = v.item()
+    number = isinstance(v, numbers.Real) and not isinstance(v, bool)
+    if kind is str and isinstance(v, str): return str(v)
+    if kind is bool and (isinstance(v, bool) or number and v in (0, 1)): return bool(v)
+    if kind is float and number: return float(v)
+    if kind is int and number and math.isfinite(v) and v == int(v): return int(v)
+    raise error(f"{what} must be {dict(int='a whole number', float='a number', bool='true or false', str='a text')[kind.__name__]}, not {v!r}")
+
 # %% ../../nbs/training/00_recipe.ipynb #8444a146
 _rules = (('epochs', lambda v: v >= 1, 'at least 1'), ('bs', lambda v: v >= 2, 'at least 2'), ('lr', lambda v: 0 < v < math.inf, 'positive'),
-          ('wd', lambda v: v >= 0, 'not negative'), ('momentum', lambda v: 0 <= v < 1, 'in [0, 1)'),
+          ('wd', lambda v: 0 <= v < math.inf, 'not negative'), ('momentum', lambda v: 0 <= v < 1, 'in [0, 1)'),
           ('label_smoothing', lambda v: 0 <= v < 1, 'in [0, 1)'), ('warmup', lambda v: 0 <= v < 1, 'in [0, 1)'),
           ('mixup', lambda v: 0 <= v < math.inf, 'not negative'), ('cutmix', lambda v: 0 <= v < math.inf, 'not negative'),
           ('ema', lambda v: 0 <= v < 1, 'in [0, 1)'), ('clip', lambda v: 0 <= v < math.inf, 'not negative'),
-          ('accumulate', lambda v: v >= 1 and v == int(v), 'a whole number from 1'), ('layer_decay', lambda v: 0 < v <= 1, 'in (0, 1]'))
+          ('accumulate', lambda v: v >= 1, 'a whole number from 1'), ('layer_decay', lambda v: 0 < v <= 1, 'in (0, 1]'))
 _choices = (('optimizer', optimizers), ('schedule', schedules), ('precision', precisions), ('head', heads))
+
+_types = dict(int=int, float=float, bool=bool, str=str)
+
+def _typed(f, v): return typed(f'recipe: {f.name}', _types[getattr(f.type, '__name__', f.type)], v)
 
 def _check(self):
     for f,known in _choices:
@@ -69,16 +88,23 @@ class Recipe:
     head:str='fresh'              # how fine-tuning begins, see `transfer`: 'fresh', 'subclass-mean', or 'probe': a linear probe first, then everything
     layer_decay:float=1.          # of fine-tuning: each layer nearer to the image learns this many times as fast as the next, the head at `lr`
 
-    def __post_init__(self): _check(self)
+    def __post_init__(self):
+        for f in fields(self): object.__setattr__(self, f.name, _typed(f, getattr(self, f.name)))
+        _check(self)
 
 # %% ../../nbs/training/00_recipe.ipynb #07091f82
 _first = 'backbone epochs bs lr wd momentum optimizer augment label_smoothing'.split() # settings of the first release are always written
 
 def without_defaults(d:dict # a recipe as a JSON object, perhaps with settings missing or unknown
                     )->dict: # the same recipe
-    "`d` without those newer settings that are at their default: what identifies a recipe."
-    default = {f.name: f.default for f in fields(Recipe) if f.name not in _first}
-    return {k: v for k,v in d.items() if k not in default or v != default[k]}
+    "`d` with each setting in its type, and without those newer settings that are at their default: what identifies a recipe."
+    known = {f.name: f for f in fields(Recipe)}
+    d = {k: _plain(known[k], v) if k in known else v for k,v in d.items()}
+    return {k: v for k,v in d.items() if k in _first or k not in known or v != known[k].default}
+
+def _plain(f, v):
+    try: return _typed(f, v)
+    except TrainingError: return v # `Recipe.from_dict` says what is wrong
 
 @patch
 def to_dict(self:Recipe)->dict:
@@ -91,7 +117,8 @@ def from_dict(cls:Recipe,
               d:dict, # settings by name, as from `to_dict`; the others get their defaults
              ):
     "A recipe from a JSON object; unknown keys are refused by name."
-    extra = sorted(set(d)-{f.name for f in fields(cls)})
+    if not isinstance(d, dict): raise TrainingError(f"recipe: an object (a dict) is needed, not {d!r}")
+    extra = sorted(set(d)-{f.name for f in fields(cls)}, key=str)
     if extra: raise TrainingError(f"recipe: unknown setting {extra[0]!r}; there are: {', '.join(f.name for f in fields(cls))}")
     return cls(**d)
 

@@ -19,7 +19,7 @@ from .backbone import Classifier, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
 from .pretrain import _channels, fit, start_at_prior
-from .probe import fit_probe, mean_head
+from .probe import C_grid, fit_probe, grid_place, mean_head
 from .recipe import DivergenceError, Recipe, TrainingError, keeps_head, transfer_names
 from fastai.torch_core import set_seed
 
@@ -48,9 +48,9 @@ def features(backbone, # images → (n, d)
 def linear_probe(backbone:nn.Module,       # frozen
                  source:Source,            # trained on its 'train' split, regularisation chosen on its 'valid' split
                  target:LabelMap,          # single label map
-                 grid=(1e-3, 1e-2, 1e-1),  # inverse regularisation strengths C to try
+                 grid=C_grid,              # inverse regularisation strengths C to try
                  device=None,              # to compute on; None: fastai's default
-                )->Classifier:             # the backbone with the probe as its head
+                )->Classifier:             # the backbone with the probe as its head; `chosen` says which C, where it lies in the grid and whether it converged
     "Logistic regression on frozen, standardised features; the scaling is folded into the head."
     if target.multi: raise TrainingError(f"the target {target.name!r} gives a leaf several classes; a probe needs one: cut it with a single-path policy")
     dls = dataloaders(source, target, bs=256, device=device)
@@ -60,7 +60,9 @@ def linear_probe(backbone:nn.Module,       # frozen
     y,yv = (np.asarray(target.encode(source.split(s).leaf)) for s in ('train','valid'))
     if len(np.unique(y)) < 2: raise TrainingError(f"all training images are of class {target.vocab[y[0]]!r}: a probe needs two classes at least")
     probe = fit_probe(x, y, xv, yv, target.n_classes, Cs=grid)
-    return _with_head(backbone, probe.weight, probe.bias)
+    net = _with_head(backbone, probe.weight, probe.bias)
+    net.chosen = dict(C=probe.C, C_place=probe.place, C_converged=probe.converged)
+    return net
 
 # %% ../../nbs/training/03_transfer.ipynb #535da7da
 def _with_head(backbone, weight, bias):
