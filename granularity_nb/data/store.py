@@ -6,7 +6,7 @@
 __all__ = ['reasons', 'StoreError', 'ImageError', 'Decode', 'Store', 'store']
 
 # %% ../../nbs/data/03_store.ipynb #6b54b5d3
-import errno, hashlib, io, json, os, re, shutil, stat, sys, threading, warnings, zlib
+import hashlib, io, json, os, re, shutil, stat, sys, threading, warnings, zlib
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import IN_NOTEBOOK, num_cpus, patch
-from ..files import cache_folder, remove_unfinished, write_whole
+from ..files import cache_folder, locked, remove_unfinished, write_whole
 
 # %% ../../nbs/data/03_store.ipynb #e81d2456
 reasons = 'missing','unreadable','empty','not an image','truncated','corrupt','too large','unsupported'
@@ -323,15 +323,7 @@ def finish(self:_Part, bad):
 @contextmanager
 def _lock(path, say=print):
     "Hold the lock file at `path`, waiting for it; yields False where there are no locks."
-    try: import fcntl
-    except ImportError: yield False; return
-    with open(path, 'w') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            if e.errno not in (errno.EAGAIN, errno.EACCES): yield False; return
-            say(f'another process is building {path.with_suffix("")}; waiting for it')
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield True
+    with locked(path, lambda: say(f'another process is building {path.with_suffix("")}; waiting for it')) as got: yield bool(got)
 
 # %% ../../nbs/data/03_store.ipynb #c2ae2174
 def _bar(todo, total, progress):

@@ -10,6 +10,7 @@ __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 
 import hashlib, json, math, os, warnings
 import numpy as np
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
@@ -215,10 +216,15 @@ class Run:
     transfer:dict   # everything that decides the transfers
     content:str=''  # digest of what the image files hold, if they have been read: names and sizes identify a data set, this finds files that were replaced
 
-    @property
+    @cached_property
     def id(self)->str:
         "Folder name of the run."
         return _digest(self.config)
+
+    @cached_property
+    def transfer_id(self)->str:
+        "What the folders of its transfers are called after."
+        return _digest(self.transfer)
 
     @property
     def epochs(self)->dict:
