@@ -20,7 +20,7 @@ from fastprogress.fastprogress import progress_bar
 from ..files import locked, remove_unfinished, whole_file, write_whole
 from ..data.source import identity_args, source_module
 from ..provenance import origin
-from .plan import Plan, Run, StudyError, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
+from .plan import Plan, Run, StudyError, check_device, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
 
 # %% ../../nbs/study/02_run.ipynb #8a72fed3
 def _read_json(path):
@@ -501,9 +501,10 @@ def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if Non
     with _one_line(folder): _check_folder(folder, plan)
     with _noted() as said: rs = runs(plan)
     with _locked(folder), _one_line(folder):
-        _claim(folder, plan, rs)
         at,needed = {id(r): _done(folder, r) for r in rs},{r.config.get('features') for r in rs}
         todo = sorted((r for r in rs if at[id(r)] < sum(r.epochs.values())), key=lambda r: (r.seed, r.id not in needed, -r.config['n_classes']))
+        if todo: check_device(plan)
+        _claim(folder, plan, rs)
         if todo: _sign(folder, plan)
         failed = _work(plan, todo, at, folder, min(workers or _workers(plan.device), len(todo)), progress, said) if todo else []
         return _finish(folder, plan, rs, failed)
