@@ -121,7 +121,7 @@ def _pixels(splits, name, files, counts, **kw):
 
 def _warn_bad(name, stores, n):
     t = stores[0].bad
-    warnings.warn(f"{name}: {sum(len(o.bad) for o in stores)} of {n} images cannot be used and are left out, such as {t.name.iloc[0]} ({t.reason.iloc[0]}); all are listed in {' and '.join(os.path.join(o.folder, 'bad.csv') for o in stores)}", SourceWarning, stacklevel=5)
+    warnings.warn(f"{name}: {sum(len(o.bad) for o in stores)} of {n} images cannot be used and are left out, such as {t.name.iloc[0]} ({t.reason.iloc[0]}); all are listed in {' and '.join(os.path.join(o.folder, 'bad.csv') for o in stores)}", SourceWarning, stacklevel=6)
 
 def _splits(name, files, leaf, parts, size, cache, strict):
     "Splits from the image numbers of each; they are decoded when the data set's steps are taken."
