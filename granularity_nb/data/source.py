@@ -16,6 +16,7 @@ from pathlib import Path
 from .store import ImageError, pixels, read_regular
 from ..labels.hierarchy import Hierarchy, LabelMap
 from ..labels.reading import image_types, texts
+from ..text import in_plot
 
 # %% ../../nbs/data/01_source.ipynb #3d6932c4
 class SourceError(ValueError):
@@ -669,8 +670,8 @@ def plot_counts(self:Source,
     for name,m in self.levels.items():
         n = np.sort(self.counts(m, split))[::-1]
         n = n[n > 0]
-        ax.plot(np.arange(1, len(n)+1), n, marker='.', ms=4, lw=1.2, label=f'{name} ({len(n)})')
-    ax.set(xscale='log', yscale='log', xlabel='class, largest first', ylabel=f"images in {split!r}")
+        ax.plot(np.arange(1, len(n)+1), n, marker='.', ms=4, lw=1.2, label=f'{in_plot(name)} ({len(n)})')
+    ax.set(xscale='log', yscale='log', xlabel='class, largest first', ylabel=f"images in '{in_plot(split)}'")
     ax.legend(title='level (classes)', fontsize=8, title_fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
     ax.spines[['top','right']].set_visible(False)
     return ax
@@ -690,7 +691,7 @@ def _mosaic(rows, labels, size=.56):
     for row,images,label in zip(axs, rows, labels):
         for ax in row: ax.set_axis_off()
         for ax,x in zip(row, images): ax.imshow(_thumb(x), cmap='gray_r' if x.ndim == 2 else None, vmin=0, vmax=255)
-        row[0].text(-.15, .5, label, transform=row[0].transAxes, ha='right', va='center', fontsize=8)
+        row[0].text(-.15, .5, in_plot(label), transform=row[0].transAxes, ha='right', va='center', fontsize=8)
     return fig
 
 def _short(text, n=26): return text if len(text) <= n else text[:n-1]+'…'
