@@ -386,7 +386,8 @@ def test_intervals_and_paired_tests_agree_with_scipy():
     d = paired(t).set_index('label_map')
     ps = [stats.ttest_rel(o, a).pvalue for o in (b, c)]
     assert np.allclose(d.p[['x','y']], ps) and np.allclose(d.difference[['x','y']], [(b-a).mean(), (c-a).mean()])
-    assert np.isclose(d.p_holm.min(), min(1, 2*min(ps))) and np.isclose(d.p_holm.max(), max(max(ps), min(1, 2*min(ps))))
+    assert np.allclose(d.p_family[['x','y']], [min(1, 2*o) for o in ps]) and (d.family == 2).all()
+    assert np.allclose(d.half[['x','y']], [stats.t.ppf(1-.05/4, 5)*stats.sem(o-a) for o in (b, c)])
 
 
 def test_pairing_uses_common_seeds_only():
@@ -410,9 +411,9 @@ def _errors(**arms):
 def test_levels_are_compared_over_the_same_seeds():
     "Seed 0 is an easy one, and the last level has run for it alone."
     said, = findings(_errors(direct=[.1,.3,.3], a=[.05,.2,.22], b=[.08,None,None]))
-    assert 'best is a' in said and said.endswith('Not among them, for want of some of its 3 seeds: b.')
+    assert 'best is a' in said and 'Not among them, for want of some of its 3 seeds: b.' in said
     said, = findings(_errors(direct=[.1,.3,.3], a=[.05,.2,None], b=[None,.3,.4], c=[.06,.3,None]))
-    assert 'best is a' in said and said.endswith('2 seeds: b.')
+    assert 'best is a' in said and '2 seeds: b.' in said
     said, = findings(_errors(direct=[.1,.3], a=[.2,.2], b=[.05,.2]))
     assert 'best is b' in said and 'Not among' not in said
 
@@ -598,7 +599,7 @@ def test_panels_of_families_are_complete():
     assert [ax.get_visible() for ax in three.axes] == [True]*3+[False] and [ax.get_xlabel() for ax in three.axes[:3]] == ['','pretraining classes','pretraining classes']
     some = pd.concat([_of_families(NAMED | CUTS), _of_families({'level 3 longest': 90}, seeds=2).query("label_map != 'direct'")])
     fig = figure(some)
-    assert fig.get_suptitle() == 'n = 2 to 3 seeds; bars and band: 95 % intervals, the range below 3 seeds'
+    assert fig.get_suptitle() == 'n = 2 to 3 seeds; bars and band: 95 % intervals, the range of two seeds'
     wide = figure(some.assign(error=[e/20 if m == 'leaf' else e for e,m in zip(some.error, some.label_map)]))
     assert [ax.get_yscale() for ax in fig.axes+wide.axes] == ['linear']*2+['log']*2
     several = figure(pd.concat([some, some.assign(recipe='other')]))
@@ -609,7 +610,7 @@ def test_the_table_of_differences_takes_any_reference():
     t = _of_families({'leaf': 200, 'superclass': 16})
     t['error'] += [.02*(m == 'superclass') for m in t.label_map]
     own = paired_table(t, 'plain', 'test', 'leaf')
-    assert own['label map'].tolist() == ['superclass'] and own.finetune.item().startswith('1.8 ± 0.0') # .02 less 184/1e5
+    assert own['label map'].tolist() == ['superclass'] and own.finetune.item() == '1.8 ± ?' # .02 less 184/1e5 in each seed: a spread that nobody knows
     assert set(paired_table(t, 'plain', 'test')['label map']) == {'leaf','superclass'}
 
 
