@@ -243,3 +243,86 @@ def test_markdown_is_read_back_as_the_name():
 
 def test_cells_of_a_spreadsheet():
     assert [in_csv(o) for o in ('=x','+1','-1','@a',' =x','poodle', -1.5, None)] == ["'=x","'+1","'-1","'@a","' =x",'poodle', -1.5, None]
+
+
+def test_every_plot_of_the_library_shows_names_as_they_are():
+    import matplotlib.pyplot as plt
+    from matplotlib.text import Text
+    from granularity_nb.data.source import Source, Split
+    from granularity_nb.labels.alignment import alignment_table, plot_alignment
+    from granularity_nb.labels.hierarchy import Hierarchy
+    from granularity_nb.training.hardness import plot_gain
+    h = Hierarchy.from_paths({'US$ vs A$': ['_money$a$'], '_b': ['_money$a$'], r'$\frac{': ['c'], 'd$x$': ['c']})
+    s = Source('few', h, {'_t$r$': Split(np.zeros((8,4,4), np.uint8), np.arange(8)%4), 'train': Split(np.zeros((8,4,4), np.uint8), np.arange(8)%4)}, h.level(1), {'_l$x$': h.level(0), 'm': h.level(1)})
+    gain = pd.DataFrame(dict(gain=[.1, .2], low=[0, .1], high=[.2, .3]), index=[1, 2])
+    axs = [h.plot(kind=k) for k in ('tree','radial','icicle','sunburst')]
+    axs += [s.plot_counts('_t$r$'), plot_alignment({'_a$x$': alignment_table({'b': h.level(0)}, h.level(1))}), plot_gain({'_g$x$': gain, 'h': gain})]
+    figs = {ax.figure for ax in axs} | {s.show_level('_l$x$', rows=4), s.show_levels()}
+    assert [len(ax.get_legend().get_texts()) for ax in axs[4:]] == [2, 2, 2]
+    for fig in figs:
+        fig.savefig('/dev/null', format='svg')
+        assert not [o.get_text() for o in fig.findobj(Text) if o._preprocess_math(o.get_text())[1] is True and '10^' not in o.get_text() and 'mathdefault' not in o.get_text()]
+        plt.close(fig)
+
+
+# ---- the folder of a study
+
+def folder_of(path, table, **plan):
+    "What a study leaves, without its networks: plan, list of runs, results."
+    from granularity_nb.study.plan import Plan
+    plan,runs = Plan(seeds=tuple(sorted(set(table.seed))), **plan),[]
+    for (m,s),g in table.groupby(['label_map','seed'], sort=False):
+        runs.append(dict(id=f'{len(runs):016x}', recipe='plain', label_map=m, seed=int(s), transfers=[*g.transfer.unique()]))
+        for how,rows in g.groupby('transfer', sort=False):
+            d = path/'runs'/runs[-1]['id']/'transfers'/how
+            d.mkdir(parents=True)
+            (d/'result.json').write_text(rows.to_json(orient='records'))
+    (path/'plan.json').write_text(json.dumps(dict(format=1, plan=plan.to_dict(), digest=plan.digest, runs=runs)))
+    return path
+
+
+def test_the_plan_says_how_arms_are_compared(tmp_path):
+    from granularity_nb.study.plan import Plan, checked, plan_from_dict
+    from granularity_nb.study.report import report
+    plain,other = Plan(),Plan(comparison='unpaired')
+    assert 'comparison' not in plain.to_dict() and plain == Plan(comparison='paired') and plain.digest != other.digest and plan_from_dict(other.to_dict()) == other
+    with pytest.raises(StudyError, match="comparison must be 'paired' or 'unpaired', not 'welch'"): checked(Plan(comparison='welch'))
+    t = chosen()
+    for k in ('paired','unpaired'):
+        page = (report(folder_of(tmp_path/k, t, comparison=k)).with_name('report.md')).read_text()
+        want = paired(t[t.split == 'test'], comparison=k).set_index('label_map').loc['a']
+        assert f'± {100*want.half:.1f} (p = ' in page and 'best on the validation images is a ' in page and "split 'valid'" not in page
+
+
+def test_a_report_of_an_unfinished_study_touches_nothing_else(tmp_path):
+    from granularity_nb.study.report import report
+    d = folder_of(tmp_path/'s', chosen())
+    state = lambda: {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in sorted(d.rglob('*')) if f.is_file() and 'report' not in f.relative_to(d).parts}
+    for f in sorted(d.rglob('result.json'))[::-1]:
+        before = state()
+        page = report(d)
+        assert page.exists() and state() == before and not [o for o in d.iterdir() if o.name not in ('plan.json','runs','report')]
+        f.unlink() # the next report has a result less
+    with pytest.raises(StudyError, match='no results yet'): report(d)
+
+
+def test_names_in_the_files_of_a_report(tmp_path):
+    from granularity_nb.study.report import report
+    t = pd.concat([table(direct=noise(.3, 0)), *(table(a=noise(.2+i/100, i)).assign(label_map=m, n_classes=2+i) for i,m in enumerate(EVIL))], ignore_index=True)
+    out = report(folder_of(tmp_path/'s', t, maps=tuple(EVIL)), title='<b>|$a$').parent
+    assert '<b>' not in (out/'report.html').read_text() and '<script>' not in (out/'report.html').read_text() + (out/'report.md').read_text().split('```')[0]
+    for o in ('summary.csv','paired.csv','controls.csv'):
+        assert not [c for c in pd.read_csv(out/o).select_dtypes(exclude='number').stack() if str(c)[:1] in '=+-@'], o
+    assert sorted(o.name for o in out.iterdir()) == ['controls.csv','curve.png','curve.svg','paired.csv','report.html','report.md','summary.csv']
+
+
+def test_gains_of_one_seed_have_no_interval():
+    from granularity_nb.training.evaluate import Predictions
+    from granularity_nb.training.hardness import gain_by_hardness
+    rng = np.random.default_rng(0)
+    def run(wrong): return Predictions(wrong.astype(np.int32), np.zeros(len(wrong), np.int32), np.log(np.where(wrong, .2, .8)+.1*rng.random(len(wrong))))
+    easy = np.arange(100) < 50
+    direct,other = ({s: run(~easy & (rng.random(100) < p)) for s in range(5)} for p in (.8, .4))
+    t = gain_by_hardness(direct, other, bins=4, n_resamples=100)
+    assert np.isnan(t.low[1]) and np.isnan(t.high[1]) and (t.low < t.high)[3:].all() and t.gain[1] == 0
+    assert np.isnan(gain_by_hardness(direct, {0: other[0]}, bins=4, n_resamples=100)[['low','high']]).all().all()
