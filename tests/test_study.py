@@ -793,6 +793,47 @@ def test_rates_and_another_data_set_on_the_command_line(tmp_path, capsys):
         assert code == 2 and word in err and err.count('\n') == 1
 
 
+# ---- many runs
+
+def _counted(monkeypatch, module, name):
+    "How often a function is called from now on."
+    f,calls = getattr(module, name),[]
+    monkeypatch.setattr(module, name, lambda *args: calls.append(args) or f(*args))
+    return calls
+
+
+def test_each_run_is_hashed_and_looked_up_once_and_polls_see_only_those_in_work(tmp_path, monkeypatch):
+    "Ten thousand runs were an hour of silence when every one was hashed for every other."
+    import granularity_nb.study.plan as planning, granularity_nb.study.run as running
+    def outcomes(plan, rs, folder, workers, said):
+        for r in rs:
+            yield [r]
+            yield r, None
+    monkeypatch.setattr(running, '_outcomes', outcomes)
+    hashes,looks = _counted(monkeypatch, planning, '_digest'),_counted(monkeypatch, running, '_done')
+    plan = replace(tiny, redraw=False, seeds=range(50), maps=('script','base letter'), transfers=('readout','finetune'))
+    run(plan, tmp_path/'s', workers=2, progress=False)
+    n = 3*50
+    assert len(json.loads((tmp_path/'s'/'plan.json').read_text())['runs']) == n
+    assert len(hashes) <= 2*n+10, 'a run and its transfers, and the plan itself'
+    assert len(looks) == 3*n, 'one at the start, one while it is in work, one when it has ended'
+
+
+def test_the_next_job_is_found_without_looking_at_all_others(monkeypatch):
+    rs = runs(replace(BOTH, redraw=False, seeds=range(5), maps=('kmeans-within:24','script')))
+    ready,waiting = _queue(rs[::-1])
+    assert [same[0].map for same in ready] == ['script','direct']*5 and [waiting[r.id][0][0].map for r in rs if r.map == 'direct'] == ['kmeans-within:24']*5
+
+
+def test_images_that_no_seed_changes_are_opened_once(tmp_path, monkeypatch):
+    import granularity_nb.study.run as running
+    plan = replace(tiny, redraw=False, seeds=(0,1,2), maps=('script',))
+    opened = _counted(monkeypatch, running, 'open_source')
+    for o in ('_pretrain_step','_transfer_step'): monkeypatch.setattr(running, o, lambda *args: None)
+    for r in runs(plan): execute(plan, r, tmp_path)
+    assert len(opened) == 1
+
+
 # ---- processes
 
 def test_ctrl_c_ends_a_study_whose_worker_is_stopped(tmp_path):

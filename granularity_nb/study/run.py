@@ -240,7 +240,7 @@ def execute(plan:Plan, # the grid
     if all((transfer_folder(folder, run, how)/'result.json').exists() for how in run.transfers): return
     folder = Path(folder).absolute()
     with _computing(plan.threads):
-        source,to = _opened(json.dumps(plan.to_dict()), run.seed)
+        source,to = _opened(json.dumps(plan.to_dict()), run.seed if plan.redraw else plan.seeds[0])
         _pretrain_step(plan, run, folder, to if run.map == 'direct' else source)
         for how in run.transfers: _transfer_step(plan, run, folder, to, how)
 
