@@ -393,6 +393,7 @@ def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if Non
             if todo: _sign(folder, plan)
             failed = _work(plan, todo, folder, min(workers or _workers(plan.device), len(todo)), progress) if todo else []
             return _finish(folder, plan, rs, failed)
+        except BrokenPipeError: raise # nobody reads what is printed
         except OSError as e: raise StudyError(f"{e.strerror or e} ({e.filename or folder}); what is done is kept, start again to go on") from None
 
 # %% ../../nbs/study/02_run.ipynb #34251045
