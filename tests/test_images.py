@@ -313,6 +313,57 @@ def test_images_that_cannot_be_used_are_left_out(tmp_path):
     with pytest.raises(SourceError, match='a/2.jpg'): Source.open('folder', root=tmp_path/'f', size=8, strict=True)
     with pytest.raises(SourceError, match='size'): Source.open('folder', root=tmp_path/'f', size='big')
 
+@pytest.fixture
+def opened(monkeypatch):
+    "Paths of the image files that are read."
+    from granularity_nb.data import store
+    seen,read = [],store.read_regular
+    monkeypatch.setattr(store, 'read_regular', lambda path, *a: seen.append(Path(path).name) or read(path, *a))
+    return seen
+
+def test_only_what_is_drawn_is_decoded(tmp_path, opened):
+    tree(tmp_path/'f', ['a/x','a/y','b/z'], n=40)
+    for i,o in enumerate(sorted((tmp_path/'f').rglob('*.jpg'))): o.rename(o.with_name(f'{i:03}.jpg'))
+    few = lambda seed=0, n=9: Source.open('folder', steps=[['subsample', dict(n=n, seed=seed)], ['label_noise', dict(rate=.5)]], root=tmp_path/'f', size=8, valid=.1, test=.1, cache=tmp_path/'cache')
+    s = few()
+    assert [len(s.split(o)) for o in ('train','valid','test')] == [9, 12, 12] and len(opened) == len(set(opened)) == 33
+    whole = Source.open('folder', root=tmp_path/'f', size=8, valid=.1, test=.1, cache=tmp_path/'elsewhere').subsample(9).label_noise(.5)
+    for k,o in s.splits.items():
+        t = whole.split(k)
+        assert np.array_equal(o.images[:], t.images[:]) and np.array_equal(o.leaf, t.leaf) and o.digest == t.digest and np.array_equal(o.hashes, t.hashes)
+    assert s.args == whole.args
+    opened.clear()
+    few()
+    assert not opened, 'from the cache'
+    few(seed=1)
+    assert len(opened) == 9, 'another draw: what is not drawn is shared'
+    opened.clear()
+    listed = Source.open('folder', steps=[['subsample', dict(n=9)]], root=tmp_path/'f', cache=tmp_path/'cache')
+    assert not opened and not listed.split('train').has_pixels and len(listed.split('train')) == 9
+
+def test_bad_images_among_those_drawn(tmp_path, opened):
+    tree(tmp_path/'f', ['a','b'], n=10)
+    for o in (tmp_path/'f'/'a').iterdir(): o.write_bytes(b'')
+    with pytest.warns(SourceWarning, match=r'8 of 16 images.*a/\d.jpg \(empty\)') as said: s = Source.open('folder', steps=[['subsample', dict(n=12)]], root=tmp_path/'f', size=8, valid=.1, test=.1)
+    assert len(said) == 1 and len(s.split('train')) == 6 and {names(s, k)[0] for k in s.splits} == {'b'}
+    for o in (tmp_path/'f'/'b').iterdir(): o.write_bytes(b'')
+    with pytest.raises(SourceError, match="none of the .* images of 'train' can be used, such as .*empty"): Source.open('folder', root=tmp_path/'f', size=8, valid=.1, test=.1)
+
+def test_a_maker_of_ours_gives_pixels_too(tmp_path):
+    from granularity_nb.data.images import folder_source
+    tree(tmp_path/'f', ['a','b'], n=10)
+    assert folder_source(tmp_path/'f', size=8).split('train').images.shape[1:] == (8,8,3)
+
+def test_the_first_image_of_tiny_imagenet_may_be_broken(tmp_path):
+    root = tmp_path/'t'
+    tiny(root)
+    first = sorted(o for o in (root/'train').rglob('*.JPEG'))[0]
+    first.write_bytes(first.read_bytes()[:200])
+    with pytest.warns(SourceWarning, match=f'1 of .*{first.name}'): s = Source.open('tiny-imagenet', root=root)
+    assert s.split('train').images.shape[1:] == (8,8,3)
+    for o in root.rglob('*.JPEG'): o.write_bytes(b'')
+    with pytest.raises(SourceError, match='none of the .* images can be used, such as .*JPEG: empty'): Source.open('tiny-imagenet', root=root)
+
 def frame(root):
     tree(root, ['dog/poodle','dog/beagle','cat/tabby'], n=6)
     return pd.DataFrame([dict(path=f'{k}/{b}/{i}.jpg', label=f'{k}/{b}', kind=k, breed=b, split='train' if i < 4 else 'val' if i == 4 else 'test')
