@@ -17,11 +17,15 @@ def _ints(text):
     "Comma-separated whole numbers: '0,1,2', or '3' for the one seed 3."
     if not re.fullmatch(r'\s*-?\d{1,18}\s*(,\s*-?\d{1,18}\s*)*', text, re.ASCII): _wrong(text, 'is not a list of whole numbers like 0,1,2')
     values = [int(o) for o in text.split(',')]
-    if any(o < 0 for o in values): _wrong(text, ': seeds are whole numbers from 0')
+    if any(o < 0 for o in values): _wrong(text, 'is no list of seeds, which are whole numbers from 0')
     return tuple(values)
 
 def _count(text):
     if not re.fullmatch(r'\d{1,18}', text, re.ASCII) or int(text) < 1: _wrong(text, 'is not a whole number from 1')
+    return int(text)
+
+def _number(text):
+    if not re.fullmatch(r'-?\d{1,9}', text, re.ASCII): _wrong(text, 'is not a whole number of at most nine digits')
     return int(text)
 
 def _some(text):
@@ -67,6 +71,7 @@ def _settings(option, pairs, **given):
     from granularity_nb.data.source import SourceError
     out = {k: o for k,o in given.items() if o is not None}
     for k,v in pairs:
+        if k in ('name','cls'): raise SourceError(f"{option}: no data set has an argument {k!r}; leave it out")
         if k in out: raise SourceError(f"{option} {k}=… is given twice"+(f", once as --{k}" if k in given else '')+'; leave one out')
         out[k] = v
     return out
@@ -94,11 +99,11 @@ def _add_study(sub):
 def _add_theory(sub):
     p = sub.add_parser('theory', help="the papers' model: what coarse and fine labels teach a small network", description='Pretrain the two-layer patch network on coarse and on fine labels and compare errors on easy and hard samples.')
     p.add_argument('--out', type=_path, default=Path('theory'), help='folder for the table and the figure (default: theory)')
-    p.add_argument('--k', type=int, default=8, help='subclasses of each superclass (default: 8)')
-    p.add_argument('--d', type=int, default=128, help='dimension of a patch (default: 128)')
-    p.add_argument('--patches', type=int, default=32, metavar='P', help='patches of a sample (default: 32)')
+    p.add_argument('--k', type=_number, default=8, help='subclasses of each superclass (default: 8)')
+    p.add_argument('--d', type=_number, default=128, help='dimension of a patch (default: 128)')
+    p.add_argument('--patches', type=_number, default=32, metavar='P', help='patches of a sample (default: 32)')
     p.add_argument('--s-star', type=float, default=6, metavar='S', help='patches with the common feature, and with the fine one, on average (default: 6)')
-    p.add_argument('--s-dagger', type=int, default=3, metavar='S', help='patches of a hard sample with the wrong common feature (default: 3)')
+    p.add_argument('--s-dagger', type=_number, default=3, metavar='S', help='patches of a hard sample with the wrong common feature (default: 3)')
     p.add_argument('--hard-fraction', type=float, default=0., metavar='F', help='share of hard samples in pretraining (default: 0)')
     p.add_argument('--seeds', type=_ints, default=tuple(range(10)), metavar='0,1,…', help='independent repetitions (default: 0 to 9)')
     p.add_argument('--lr', type=float, default=.01, help='learning rate (default: .01)')
@@ -227,10 +232,22 @@ def _levels(args):
     _say(f"{source!r}\n\n{_table(pd.DataFrame(rows))}\n\nAlso: level:K, depth:D, and the controls random-groups:LEVEL, random-groups-across:LEVEL, random-splits:LEVEL, kmeans-within:LEVEL, kmeans-across:LEVEL (splits and clusters also take a number)")
 
 # %% ../nbs/cli.ipynb #fd730b10
+def _check_memory(args):
+    "Refuse networks and samples that this machine cannot hold."
+    from granularity_nb.theory.multiview import TheoryError
+    if not hasattr(os, 'sysconf'): return # Windows
+    n,classes,have = 2048,2*max(1, args.k),os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES')
+    need = 4*(n*args.patches*args.d + 3*classes*args.neurons*args.d + 64*args.patches*classes*args.neurons)
+    if need > have: raise TheoryError(f"{need/2**30:,.0f} GB of memory would be needed, and this machine has {have/2**30:,.0f}; choose a smaller --d, --patches, --k or --neurons")
+
 def _theory(args):
     from granularity_nb.theory.claims import as_text, full, report_separation
     from granularity_nb.theory.multiview import MultiView, TheoryError
     if args.only and not args.full: raise TheoryError('--only chooses among the sweeps of --full')
+    plain = parser().parse_args(['theory'])
+    odd = next((k for k,o in vars(args).items() if k not in ('full','only','out') and o != getattr(plain, k)), None)
+    if args.full and odd: raise TheoryError(f"--{odd.replace('_', '-')} has no effect on the sweeps of --full; leave one of them out")
+    _check_memory(args)
     start = time.time()
     if args.full: return full(args.out, args.only, log=lambda o: print(o, flush=True))
     mv = MultiView(d=args.d, P=args.patches, k=args.k, s_star=args.s_star, s_dagger=args.s_dagger, hard_fraction=args.hard_fraction)

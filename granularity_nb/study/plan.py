@@ -119,6 +119,7 @@ def _tuple(name, o):
 def _object(name, o):
     "Arguments of a data set, as JSON has them."
     if not isinstance(o, dict): raise StudyError(f"plan: {name} must be an object (a dict), not {o!r}")
+    if own := {'name','cls'} & set(o): raise StudyError(f"plan: {name} has {min(own)!r}, and no data set takes such an argument; leave it out")
     o = {k: _place(v) if k in ('root','cache') else v for k,v in _bare(o).items()}
     try: json.dumps(o, allow_nan=False)
     except (TypeError, ValueError) as e: raise StudyError(f"plan: {name} {o!r} does not fit into JSON ({e}), where it is kept") from None
@@ -278,7 +279,7 @@ def open_target(plan:Plan, seed:int, # of the repetition
 
 def _redrawn(data, args, seed):
     "Arguments with the seed of a repetition: of the data set, if it has no steps, or of its steps."
-    if 'steps' in args: return args | dict(steps=[[name, kw | dict(seed=seed)] for name,kw in args['steps']])
+    if 'steps' in args: return args | dict(steps=[[o[0], o[1] | dict(seed=seed)] if isinstance(o, list) and len(o) == 2 and isinstance(o[1], dict) else o for o in args['steps'] or ()])
     return args | (dict(seed=seed) if 'seed' in source_arguments(data) else {})
 
 def _data_digest(source):

@@ -380,6 +380,8 @@ def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if Non
     if getattr(mp.current_process(), '_inheriting', False): # a worker is importing the script that started it
         raise StudyError("run was called while a worker process was loading your script: put the call under `if __name__ == '__main__':`")
     folder = Path(folder)
+    try: os.fspath(folder).encode()
+    except UnicodeEncodeError: raise StudyError(f"cannot write to {folder}: its name is not UTF-8, and files of weights need that; choose another folder") from None
     plan = load_plan(folder) if resume else checked(plan)
     rs = runs(plan)
     _prepare(folder)
