@@ -8,10 +8,11 @@ __all__ = ['carve', 'SourceWarning', 'folder_source', 'table_source', 'tiny_imag
 
 # %% ../../nbs/data/04_images.ipynb #f48bfdaa
 import csv, os, re, warnings
+from functools import partial
 import numpy as np
 from pathlib import Path
 from ..files import cache_folder
-from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _pick
+from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _behind, _class_names, _given_names, _own_names, _pick, _transformed
 from .store import ImageError, pixels
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, LabelMap
@@ -121,7 +122,7 @@ def _pixels(splits, name, files, counts, **kw):
 
 def _warn_bad(name, stores, n):
     t = stores[0].bad
-    warnings.warn(f"{name}: {sum(len(o.bad) for o in stores)} of {n} images cannot be used and are left out, such as {t.name.iloc[0]} ({t.reason.iloc[0]}); all are listed in {' and '.join(os.path.join(o.folder, 'bad.csv') for o in stores)}", SourceWarning, stacklevel=5)
+    warnings.warn(f"{name}: {sum(len(o.bad) for o in stores)} of {n} images cannot be used and are left out, such as {t.name.iloc[0]} ({t.reason.iloc[0]}); all are listed in {' and '.join(os.path.join(o.folder, 'bad.csv') for o in stores)}", SourceWarning, stacklevel=6)
 
 def _splits(name, files, leaf, parts, size, cache, strict):
     "Splits from the image numbers of each; they are decoded when the data set's steps are taken."
@@ -563,17 +564,27 @@ def cifar100_source(
 # %% ../../nbs/data/04_images.ipynb #a7dd8cf1
 def from_datasets(
     name:str,      # what the source is called
-    datasets:dict, # split ('train', 'valid', 'test', …) → map-style dataset of (image, class number)
+    datasets:dict, # split ('train', 'valid', 'test', …) → map-style dataset of (image, class number or name)
     hierarchy:Hierarchy, # over the class names
-    classes=None,  # the class names in the order of their numbers; None: the first dataset's `classes`
+    classes=None,  # the class names in the order of their numbers; or split → those; None: each dataset's own, or the first's where it has none
     target=None,   # `LabelMap` of the hierarchy's leaves; None for its coarsest level
     levels=None,   # name → `LabelMap`; None for those of a tree
     **kw,          # further arguments of `Source`, such as `args`
 )->Source:
-    "A source from torch datasets that share one numbering of classes."
-    first = next(iter(datasets.values()))
-    classes = classes or getattr(first, 'classes', None)
-    if classes is None: raise SourceError(f'{name}: the dataset has no classes; pass classes=[…], the names in the order of their numbers')
-    labels = LabelMap(classes, hierarchy.leaves, hierarchy.codes(classes))
+    "A source from torch datasets, each with its own numbering of classes."
+    if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
+    classes = classes if isinstance(classes, dict) else dict.fromkeys(datasets, classes)
+    first,splits = _own_names(_behind(next(iter(datasets.values())))[0][0]),{}
+    for k,o in datasets.items():
+        try: names,images = _class_names(o, partial(_numbering, k, first, classes.get(k)))
+        except SourceError as e: raise SourceError(f'{name}, {k!r}: {e}') from e.__cause__
+        splits[k] = Split(images, hierarchy.codes(names))
     levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
-    return Source(name, hierarchy, {k: Split.from_dataset(o, labels) for k,o in datasets.items()}, target or [*levels.values()][-1], levels, **kw)
+    return Source(name, hierarchy, splits, target or [*levels.values()][-1], levels, **kw)
+
+def _numbering(split, first, given, dataset):
+    "Class number → name of a dataset, or what to raise if a number comes up."
+    own = _own_names(dataset)
+    if given is not None: return _given_names(dict(enumerate(given)), dataset)
+    if own is None or own == first or not _transformed(dataset): return own or first
+    return SourceError(f"its numbers come out of a target_transform, so they may count its own {len(own)} classes or those of another split: say which with classes={{{split!r}: […]}}")

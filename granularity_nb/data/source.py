@@ -7,14 +7,16 @@ __all__ = ['SourceError', 'Rows', 'Files', 'Split', 'Source', 'register', 'sourc
            'identity_args', 'stratified_order']
 
 # %% ../../nbs/data/01_source.ipynb #a165bb58
-import difflib, hashlib, importlib, inspect, json, operator, os
+import difflib, hashlib, importlib, inspect, json, operator, os, sys
 import numpy as np
+from collections.abc import Mapping
 from functools import cached_property, partial, wraps
 from fastcore.basics import patch
 from pathlib import Path
 from .store import ImageError, pixels, read_regular
 from ..labels.hierarchy import Hierarchy, LabelMap
-from ..labels.reading import image_types
+from ..labels.reading import image_types, texts
+from ..text import in_plot
 
 # %% ../../nbs/data/01_source.ipynb #3d6932c4
 class SourceError(ValueError):
@@ -340,25 +342,112 @@ def _read_dataset(dataset):
     return np.stack(x)
 
 # %% ../../nbs/data/01_source.ipynb #19665c93
-def _targets(dataset):
-    "The class number of each image, from the dataset's `targets` or `labels`, or else by reading all."
-    y = next((getattr(dataset, o) for o in ('targets','labels') if hasattr(dataset, o)), None)
-    return np.array([dataset[i][1] for i in range(len(dataset))] if y is None else y)
+def _behind(dataset):
+    "The datasets that torch's own `Subset` and `ConcatDataset` are made of; of each item, which of them it is from, and where it is there."
+    if not all(hasattr(dataset, o) for o in ('__len__','__getitem__')): raise SourceError(f'{type(dataset).__name__} is no map-style dataset, which has a length and dataset[i]')
+    of_torch,n = sys.modules.get('torch.utils.data'),len(dataset)
+    if of_torch and type(dataset) is of_torch.Subset:
+        base,of,at = _behind(dataset.dataset)
+        rows = np.asarray(dataset.indices, np.int64)
+        return base, of[rows], at[rows]
+    if of_torch and type(dataset) is of_torch.ConcatDataset:
+        base,of,at = zip(*map(_behind, dataset.datasets))
+        first = np.cumsum([0, *map(len, base)])
+        return sum(base, []), np.concatenate([o+k for o,k in zip(of, first)]), np.concatenate(at)
+    return [dataset], np.zeros(n, np.int64), np.arange(n)
+
+def _known_labels(dataset):
+    "What some `__getitem__`s of torchvision give as labels, without reading an image; None for any other dataset."
+    tv,get = sys.modules.get('torchvision.datasets'),type(dataset).__getitem__
+    if tv is None: return None
+    if get is tv.DatasetFolder.__getitem__: y = [o[1] for o in dataset.samples]
+    elif get in (tv.CIFAR10.__getitem__, tv.MNIST.__getitem__): y = [int(o) for o in dataset.targets]
+    else: return None
+    return y if dataset.target_transform is None else [dataset.target_transform(o) for o in y]
+
+def _pair(item):
+    "Image and label of an item: the first two of a tuple, or Hugging Face's 'image' and 'label'."
+    if isinstance(item, (tuple,list)) and len(item) > 1: return item[0],item[1]
+    image = next((item[o] for o in ('image','img') if o in item), None) if isinstance(item, Mapping) else None
+    if image is not None and 'label' in item: return image,item['label']
+    raise SourceError('an item of a dataset is a pair of an image and its label, or a dict of both as \'image\' and \'label\', not '
+                      + (f"a dict of {', '.join(map(repr, item))}" if isinstance(item, Mapping) else f'{type(item).__name__}'))
+
+def _label(y, i):
+    "The label of image `i`: its class number, or its class name."
+    if isinstance(y, str): return str.__str__(y)
+    try: a = np.asarray(y).reshape(-1)
+    except (TypeError, ValueError, RuntimeError): a = ()
+    if len(a) == 1 and a.dtype.kind in 'iubU': return str(a[0]) if a.dtype.kind == 'U' else int(a[0])
+    raise SourceError(f'the label of image {i} of the dataset is {y!r}: class numbers or class names are needed, one an image')
+
+# %% ../../nbs/data/01_source.ipynb #addc820c
+def _own_names(dataset):
+    "Class number → name, as a dataset itself says; None if it does not."
+    names,number,features = (getattr(dataset, o, None) for o in ('classes','class_to_idx','features'))
+    if names is None and isinstance(features, Mapping): names = getattr(features.get('label'), 'names', None) # of Hugging Face
+    if isinstance(number, Mapping) and len(set(number.values())) == len(number) and (names is None or set(number) == set(names)): return {i:o for o,i in number.items()}
+    return dict(enumerate(names)) if isinstance(names, (list,tuple,np.ndarray)) and len(names) else None
+
+def _transformed(dataset): return getattr(dataset, 'target_transform', None) is not None
+
+def _given_names(given, dataset):
+    "`given` (class number → name), unless the dataset contradicts it."
+    number = {o:i for i,o in given.items()}
+    odd = next(((o, i) for i,o in (_own_names(dataset) or {}).items() if number.get(o, i) != i), None)
+    if odd and not _transformed(dataset): raise SourceError(f'class {odd[0]!r} has the number {odd[1]} in the dataset, but {number[odd[0]]} in the classes given: give them in the order of its own numbers')
+    return given
+
+def _raw(dataset):
+    "All images, if a dataset keeps them as one array and does nothing to them; they have a digest, unlike those that a function makes."
+    x = getattr(dataset, 'data', None)
+    return x if isinstance(x, np.ndarray) and x.dtype == np.uint8 and len(x) == len(dataset) and not getattr(dataset, 'transforms', None) else None
+
+def _class_names(dataset,
+                 names): # function: one of the datasets behind it → class number → name, or None
+    "The class name of each image, and the images as an array or a function."
+    base,of,at = _behind(dataset)
+    if not len(of): raise SourceError('the dataset is empty: leave it out')
+    known = {b: _known_labels(base[b]) for b in np.unique(of).tolist()}
+    number = {b: names(base[b]) for b in known}
+    name = lambda i,y: _named(_label(y, i), number[of[i]], i)
+    raw,later = _raw(dataset),partial(_read_dataset, dataset)
+    if all(o is not None for o in known.values()): return [name(i, known[b][k]) for i,(b,k) in enumerate(zip(of.tolist(), at.tolist()))], later if raw is None else raw
+    out,images = [],[]
+    for i in range(len(of)):
+        x,y = _pair(_item(dataset, i))
+        out.append(name(i, y))
+        images.append((_pixels(x, i), y))
+    images = _read_dataset(images)
+    return out, partial(np.asarray, images) if raw is None else images
+
+def _named(y, names, i):
+    "The name of a class that is given by its number, or by its name."
+    if isinstance(y, str): return y
+    if names is None: raise SourceError(f'image {i} has the class number {y}, but the dataset has no classes; pass classes=[…], the names in the order of their numbers')
+    if isinstance(names, Exception): raise names
+    if y not in names: raise SourceError(f'image {i} of the dataset has the class number {y}, but only class numbers {min(names)} … {max(names)} have names')
+    return texts([names[y]], 'classes')[0]
 
 @patch(cls_method=True)
 def from_dataset(cls:Split,
-    dataset,         # map-style: `len`, and `dataset[i]` is (image, class number)
+    dataset,         # map-style: `len`, and `dataset[i]` is (image, class number or name)
     labels:LabelMap, # the dataset's class names, in the order of their numbers, → leaves
 )->Split:
-    "The images of a torch `Dataset`; they are read when first asked for."
-    y = _targets(dataset)
-    if y.ndim != 1 or y.dtype.kind not in 'iu' or (y.size and not 0 <= y.min() <= y.max() < len(labels)):
-        raise SourceError(f'the class numbers of a dataset must be whole numbers in 0 … {len(labels)-1}, one an image, not {y.dtype} {y.shape}' + (f' in {y.min()} … {y.max()}' if y.size and y.dtype.kind in 'iu' else ''))
-    raw = getattr(dataset, 'data', None)
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and len(raw) == len(y) and not getattr(dataset, 'transforms', None): return cls(raw, labels.encode(y))
-    return cls(partial(_read_dataset, dataset), labels.encode(y))
+    "The images of a torch `Dataset`, each with the leaf of its label."
+    names,images = _class_names(dataset, partial(_given_names, dict(enumerate(labels.leaves))))
+    number = {o:i for i,o in enumerate(labels.leaves)}
+    bad = next((i for i,o in enumerate(names) if o not in number), None)
+    if bad is not None: raise SourceError(f'image {bad} of the dataset has the label {names[bad]!r}, which is none of the {len(number)} class names: {", ".join(map(repr, labels.leaves[:5]))}')
+    return cls(images, labels.encode(np.array([number[o] for o in names])))
 
 # %% ../../nbs/data/01_source.ipynb #0a45832a
+def _texts(what, names):
+    "Names as Python's own strings, which numpy's are not."
+    odd = [o for o in names if not isinstance(o, str) or not o.strip()]
+    if odd: raise SourceError(f'{what} of a data set must be text, not {odd[0]!r}')
+    return list(map(str.__str__, names))
+
 def _plain(name, args):
     "`args` as they will come back from a JSON file."
     try: return json.loads(json.dumps(args))
@@ -378,8 +467,11 @@ class Source:
         title=str,            # function: name of a leaf or class → how pictures should call it
         unit:str|None=None,   # name of the level whose classes random groups move as a whole; None: single leaves
     ):
-        self.name,self.hierarchy,self.splits,self.target = name,hierarchy,dict(splits),target
-        self.levels,self.args,self.where,self.title,self.unit = dict(levels or {}),_plain(name, args or {}),_plain(name, where or {}),title,unit
+        name, = _texts('the name', [name])
+        self.name,self.hierarchy,self.splits,self.target = name,hierarchy,dict(zip(_texts('the name of a split', splits), splits.values())),target
+        levels = dict(levels or {})
+        levels = dict(zip(_texts('the name of a level', levels), levels.values()))
+        self.levels,self.args,self.where,self.title,self.unit = levels,_plain(name, args or {}),_plain(name, where or {}),title,unit
         if unit is not None: self.level(unit)
         for what,m in [('target', target), *self.levels.items()]:
             if m.leaves != hierarchy.leaves: raise SourceError(f'{what!r} of {name!r} is a map of other leaves than the '
@@ -578,8 +670,8 @@ def plot_counts(self:Source,
     for name,m in self.levels.items():
         n = np.sort(self.counts(m, split))[::-1]
         n = n[n > 0]
-        ax.plot(np.arange(1, len(n)+1), n, marker='.', ms=4, lw=1.2, label=f'{name} ({len(n)})')
-    ax.set(xscale='log', yscale='log', xlabel='class, largest first', ylabel=f"images in {split!r}")
+        ax.plot(np.arange(1, len(n)+1), n, marker='.', ms=4, lw=1.2, label=f'{in_plot(name)} ({len(n)})')
+    ax.set(xscale='log', yscale='log', xlabel='class, largest first', ylabel=f"images in '{in_plot(split)}'")
     ax.legend(title='level (classes)', fontsize=8, title_fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
     ax.spines[['top','right']].set_visible(False)
     return ax
@@ -599,7 +691,7 @@ def _mosaic(rows, labels, size=.56):
     for row,images,label in zip(axs, rows, labels):
         for ax in row: ax.set_axis_off()
         for ax,x in zip(row, images): ax.imshow(_thumb(x), cmap='gray_r' if x.ndim == 2 else None, vmin=0, vmax=255)
-        row[0].text(-.15, .5, label, transform=row[0].transAxes, ha='right', va='center', fontsize=8)
+        row[0].text(-.15, .5, in_plot(label), transform=row[0].transAxes, ha='right', va='center', fontsize=8)
     return fig
 
 def _short(text, n=26): return text if len(text) <= n else text[:n-1]+'…'

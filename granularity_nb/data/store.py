@@ -10,12 +10,12 @@ __all__ = ['reasons', 'MAX_PIXELS', 'MAX_BYTES', 'StoreError', 'ImageError', 'op
 import errno, hashlib, io, json, os, re, shutil, stat, sys, threading, warnings, zlib
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import IN_NOTEBOOK, num_cpus, patch
-from ..files import cache_folder, remove_unfinished, write_whole
+from ..files import cache_folder, locked, remove_unfinished, write_whole
 from ..labels.reading import image_formats
 
 # %% ../../nbs/data/03_store.ipynb #e81d2456
@@ -179,15 +179,28 @@ class Decode:
         return self.size+((3,) if self.mode == 'RGB' else ())
 
 # %% ../../nbs/data/03_store.ipynb #dfe0cca7
+def _in_exif(exif):
+    "The orientation in EXIF data, if there is one, whatever else cannot be read; Pillow's reader stops at the first such entry."
+    exif = re.sub(rb'^(Exif\0\0)+', b'', exif)
+    order = {b'II': 'little', b'MM': 'big'}.get(exif[:2], 'big')
+    number = lambda at, n: int.from_bytes(exif[at:at+n], order)
+    for at in range((first := number(4, 4))+2, min(first+2+12*number(first, 2), len(exif)), 12):
+        if number(at, 2) == 0x112: return number(at+8, {1: 1, 3: 2, 4: 4}.get(number(at+2, 2), 0)) # of a byte, a short or a long number
+
+def _in_info(info):
+    "The orientation of a Pillow image by what stands beside its pixels: EXIF data, those of a text in a PNG, or XMP."
+    exif,xmp = info.get('exif'),info.get('XML:com.adobe.xmp') or info.get('xmp') or ''
+    if exif is None and 'Raw profile type exif' in info:
+        with suppress(ValueError): exif = bytes.fromhex(''.join(info['Raw profile type exif'].split('\n')[3:]))
+    found = re.search(r'tiff:Orientation(?:="|>)([0-9])', xmp if isinstance(xmp, str) else xmp.decode('latin-1'))
+    return _in_exif(exif or b'') or (int(found[1]) if found else 1)
+
 def _upright(im):
-    "A Pillow image turned as its EXIF or XMP data, or its TIFF tag, say; data that cannot be read say nothing."
+    "A Pillow image, loaded, turned as it says; a TIFF has been turned when it was loaded."
     from PIL import Image
-    if im.format == 'JPEG' and not {'exif','xmp'} & im.info.keys(): return im
-    try: n = im.getexif().get(0x112, 1)
-    except Exception: n = 1 # Pillow's readers raise anything
-    T = Image.Transpose # Pillow's own `exif_transpose` also writes the data anew, and fails where any of them is broken
-    how = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_270, 7: T.TRANSVERSE, 8: T.ROTATE_90}.get(n)
-    return im if how is None else im.transpose(how)
+    T = Image.Transpose
+    how = {2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_270, 7: T.TRANSVERSE, 8: T.ROTATE_90}.get(_in_info(im.info))
+    return im if how is None or im.format == 'TIFF' else im.transpose(how)
 
 def _open_bytes(data, max_pixels):
     "Pillow's image of some bytes, loaded."
@@ -225,15 +238,13 @@ def _picture(o, max_pixels, max_bytes):
         raise ImageError('unsupported', f'an array of {o.dtype} {o.shape}; uint8 of (h, w) or (h, w, 3) is needed')
     return o[...,0] if o.shape[2:] == (1,) else o
 
-@contextmanager
-def _named(o):
-    "Whatever goes wrong with one picture becomes an `ImageError`, with its name if it has one."
+def _named(e, o):
+    "Whatever went wrong with one picture as an `ImageError`, with the picture's name if it has one."
     name = o if isinstance(o, (str,os.PathLike)) else ''
-    try: yield
-    except ImageError as e: raise ImageError(e.reason, e.detail, name) from None
-    except StoreError: raise
-    except MemoryError: raise ImageError('too large', 'does not fit into memory', name) from None
-    except Exception as e: raise ImageError('unsupported', f'{type(e).__name__}: {_said(e)}', name) from None # Pillow raises anything
+    if isinstance(e, ImageError): return ImageError(e.reason, e.detail, name)
+    if isinstance(e, StoreError): return e
+    if isinstance(e, MemoryError): return ImageError('too large', 'does not fit into memory', name)
+    return ImageError('unsupported', f'{type(e).__name__}: {_said(e)}', name)
 
 def pixels(o,         # path, bytes, Pillow image, or uint8 array (h, w) or (h, w, 1 or 3)
            mode='RGB',# or 'L' for grey; None: grey stays grey, all else becomes RGB
@@ -242,9 +253,10 @@ def pixels(o,         # path, bytes, Pillow image, or uint8 array (h, w) or (h, 
           )->np.ndarray: # uint8 (height, width, 3) or (height, width)
     "One picture in its own size; raises `ImageError`."
     from PIL import Image
-    with _named(o):
+    try:
         x = _picture(o, MAX_PIXELS if max_pixels is None else max_pixels, max_bytes)
         return np.array(_to_mode(x if isinstance(x, Image.Image) else Image.fromarray(x), mode))
+    except Exception as e: raise _named(e, o) from None # Pillow raises anything
 
 # %% ../../nbs/data/03_store.ipynb #8fb617b5
 @patch
@@ -253,10 +265,11 @@ def __call__(self:Decode,
 )->np.ndarray: # uint8 `(height, width, 3)` or `(height, width)`
     "One image; raises `ImageError` with the reason if it cannot be used."
     from PIL import Image
-    with _named(o):
+    try:
         x = _picture(o, self.max_pixels, self.max_bytes)
         if isinstance(x, np.ndarray) and x.shape == self.shape: return x
         return np.asarray(_resized(_to_mode(x if isinstance(x, Image.Image) else Image.fromarray(x), self.mode), self.size, self.fit))
+    except Exception as e: raise _named(e, o) from None
 
 # %% ../../nbs/data/03_store.ipynb #d23a2e24
 _version = 2 # of the layout and of what `Decode` does
@@ -266,32 +279,31 @@ class _Files:
     def __init__(self, names, root):
         self.names,self.root = list(map(os.fspath, names)),str(root or '').rstrip(os.sep)
         if not self.names: raise StoreError('there are no files to store')
-        self.size,self.time = self._look()
+        self.size,self.time,self.touched = self._look()
         if (self.size < 0).all(): raise StoreError(f'none of the {len(self.names)} files exists; the first looked for: {self.path(0)}')
 
     def path(self, i): return os.path.join(self.root, self.names[i])
 
     def _look(self):
-        "Sizes and times; −1 for files that are not there."
+        "Sizes, modification and status times; −1 for the size of files that are not there."
         plain = not self.root or f'\0{os.sep}' in '\0'+'\0'.join(self.names) # some are absolute
         try: return self._look_at(map(self.path, range(len(self.names))) if plain else map((self.root+os.sep).__add__, self.names))
         except (OSError, ValueError): pass # a file is not there, or a name is impossible
-        sizes,times = [],[]
+        rows = []
         for i in range(len(self.names)):
-            try: a,b = self._look_at([self.path(i)])
-            except (OSError, ValueError): a,b = [-1],[0]
-            sizes += list(a); times += list(b)
-        return np.array(sizes), np.array(times)
+            try: rows.append(np.array(self._look_at([self.path(i)]))[:,0])
+            except (OSError, ValueError): rows.append(np.array([-1, 0, 0]))
+        return tuple(np.array(rows).T)
 
     @staticmethod
     def _look_at(paths): # no more than needed for each of 100,000 files
-        sizes,times = [],[]
-        for s in map(os.stat, paths): sizes.append(s.st_size); times.append(s.st_mtime_ns)
-        return np.array(sizes), np.array(times)
+        sizes,times,touched = [],[],[]
+        for s in map(os.stat, paths): sizes.append(s.st_size); times.append(s.st_mtime_ns); touched.append(s.st_ctime_ns)
+        return np.array(sizes), np.array(times), np.array(touched)
 
     def fingerprint(self):
         h = hashlib.blake2b('\0'.join(self.names).encode('utf-8', 'surrogateescape'), digest_size=16)
-        h.update(self.size.tobytes()); h.update(self.time.tobytes())
+        h.update(np.ascontiguousarray(self.size).tobytes()); h.update(np.ascontiguousarray(self.time).tobytes())
         return h.hexdigest()
 
 # %% ../../nbs/data/03_store.ipynb #77d0c66e
@@ -423,15 +435,7 @@ def finish(self:_Part, bad):
 @contextmanager
 def _lock(path, say=print):
     "Hold the lock file at `path`, waiting for it; yields False where there are no locks."
-    try: import fcntl
-    except ImportError: yield False; return
-    with open(path, 'w') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            if e.errno not in (errno.EAGAIN, errno.EACCES): yield False; return
-            say(f'another process is building {path.with_suffix("")}; waiting for it')
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield True
+    with locked(path, lambda: say(f'another process is building {path.with_suffix("")}; waiting for it')) as got: yield bool(got)
 
 # %% ../../nbs/data/03_store.ipynb #c2ae2174
 def _bar(todo, total, progress):
@@ -532,6 +536,7 @@ def _build(home, part_folder, items, decode, workers, progress):
     finally: os.close(part.fd)
     _save_array(part.folder/'rows.npy', rows)
     _save_array(part.folder/'digests.npy', digests)
+    if isinstance(items, _Files): _save_array(part.folder/'touched.npy', items.touched)
     write_whole(part.folder/'names.json', json.dumps(items.names))
     write_whole(part.folder/'bad.csv', _csv([('row','name','reason','detail'), *((i, items.names[i], r, d) for i,r,d in bad)]))
     info = dict(version=_version, shape=[len(rows), *decode.shape], files=part.n, decode=asdict(decode), jpeg='simplejpeg' if simplejpeg else 'Pillow')
@@ -559,6 +564,22 @@ def _make(folder, home, items, decode, workers, progress):
             try: _build(home, part, items, decode, workers, progress)
             except OSError as e: raise StoreError(f'{e.strerror or e} ({e.filename or part}); what is done is kept, start again to go on') from None
 
+# %% ../../nbs/data/03_store.ipynb #be9c2bc7
+def _digest(path, max_bytes):
+    try: return hashlib.blake2b(read_regular(path, max_bytes), digest_size=16).digest()
+    except ImageError: return bytes(16)
+
+def _replaced(st, items, workers):
+    "What stands for the contents of files that hold something else than when the store was made; '' if there are none."
+    try: at = np.flatnonzero(items.touched != np.load(st.folder/'touched.npy'))
+    except OSError: at = np.arange(len(items.names))
+    if not len(at): return ''
+    with ThreadPoolExecutor(workers) as pool: now = [*pool.map(lambda i: _digest(items.path(i), st.decode.max_bytes), at)]
+    other = [b'%d' % i+o for i,o in zip(at, now) if o != st.digests[i].tobytes()]
+    if not other:
+        with suppress(OSError): _save_array(st.folder/'touched.npy', items.touched) # not to be read again; the cache may be read-only
+    return hashlib.blake2b(b''.join(other), digest_size=16).hexdigest() if other else ''
+
 # %% ../../nbs/data/03_store.ipynb #fb3fb779
 def store(files,           # paths in the order wanted (relative to `root`); or a torch `Dataset` or sequence of pictures
           folder=None,     # cache folder; $GRANULARITY_CACHE/stores or ~/.cache/granularity_nb/stores if None
@@ -578,9 +599,11 @@ def store(files,           # paths in the order wanted (relative to `root`); or 
     how = json.dumps([_version, asdict(decode), bool(simplejpeg)])
     name = hashlib.blake2b((items.fingerprint()+how).encode(), digest_size=10).hexdigest()
     folder = Path(folder) if folder else cache_folder()/'stores'
-    home = folder/name
+    home,workers = folder/name,workers or num_cpus()
+    while isinstance(items, _Files) and (home/'store.json').exists() and (new := _replaced(Store(home), items, workers)):
+        home = folder/hashlib.blake2b((home.name+new).encode(), digest_size=10).hexdigest()
     if not (home/'store.json').exists():
-        _make(folder, home, items, decode, 1 if isinstance(items, _Items) else workers or num_cpus(), progress)
+        _make(folder, home, items, decode, 1 if isinstance(items, _Items) else workers, progress)
     st = Store(home)
     if strict and len(st.bad): raise StoreError(_complaint(st))
     return st
@@ -596,9 +619,4 @@ def verify(self:Store,
     root=None, # folder that the names are relative to
 )->list:       # names of files whose content is not what was stored
     "Read all files again and compare their digests with the stored ones."
-    changed = []
-    for name,d in zip(self.names, self.digests):
-        try: now = hashlib.blake2b(read_regular(os.path.join(str(root or ''), name), self.decode.max_bytes), digest_size=16).digest()
-        except ImageError: now = bytes(16)
-        if now != d.tobytes(): changed.append(name)
-    return changed
+    return [o for o,d in zip(self.names, self.digests) if _digest(os.path.join(str(root or ''), o), self.decode.max_bytes) != d.tobytes()]

@@ -15,6 +15,7 @@ from ..files import write_whole
 from .label_map import (LabelMap, HierarchyError, HierarchyWarning, patch_to, _Immutable, _check_format, _csr, _digest,
                                              _expand, _frozen, _ints, _leaf_codes, _lookup, _names, _similar, _strings, _unique_pairs)
 from .reading import column, image_folders, image_types, read_json, read_table
+from ..text import in_plot
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #0f22d175
 def _sort_names(names):
@@ -940,7 +941,7 @@ def _write(ax, names, size):
         points = ax.transData.transform(o['at'])+np.arange(0, long+high/2, high/2)[:,None]*along-on*along*long/2
         if not end and any((((points[:,None]-p)**2).sum(-1)<(.95*high)**2).any() for p in taken): continue
         taken.append(points)
-        ax.annotate(o['text'], o['at'], along*3.*end, textcoords='offset points', va='center', ha=ha, fontsize=size, color=o['color'], zorder=3,
+        ax.annotate(in_plot(o['text']), o['at'], along*3.*end, textcoords='offset points', va='center', ha=ha, fontsize=size, color=o['color'], zorder=3,
                     rotation=np.degrees(o['angle'])+180*left, rotation_mode='anchor', bbox=dict(fc='white', ec='none', pad=.3, alpha=.85) if on and o.get('ground', True) else None)
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #cc8fb88d

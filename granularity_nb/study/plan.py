@@ -8,10 +8,10 @@ __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 
 
 # %% ../../nbs/study/01_plan.ipynb #810b2482
 import difflib, hashlib, json, math, os, warnings
-from functools import lru_cache
 import numpy as np
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
@@ -120,7 +120,8 @@ def _object(name, o):
     "Arguments of a data set, as JSON has them."
     if not isinstance(o, dict): raise StudyError(f"plan: {name} must be an object (a dict), not {o!r}")
     if own := {'name','cls'} & set(o): raise StudyError(f"plan: {name} has {min(own)!r}, and no data set takes such an argument; leave it out")
-    o = {k: _place(v) if k in ('root','cache') else v for k,v in _bare(o).items()}
+    o = _bare(o)
+    o = {k: v if k in identity_args(o) else _place(v) for k,v in o.items()}
     try: json.dumps(o, allow_nan=False)
     except (TypeError, ValueError) as e: raise StudyError(f"plan: {name} {o!r} does not fit into JSON ({e}), where it is kept") from None
     return o
@@ -149,12 +150,13 @@ class Plan:
     lrs:dict=field(default_factory=dict)  # learning rates to try for every arm, {'transfer': [...], 'direct': [...]}: the best on 'valid' is kept; the recipe's if none
     to:str=None                           # name of the data set to transfer to and to test on; `data` itself if None
     to_args:dict=field(default_factory=dict) # its arguments
+    comparison:str='paired'               # of arms, in the report: 'paired' over seeds, or 'unpaired' (Welch) where pairing is not expected to help; to be said before the results are seen
 
     def __post_init__(self):
         "Each setting in its type, once and for all: equal plans are equal texts."
         new = {k: _tuple(k, getattr(self, k)) for k in ('maps','transfers','seeds','splits')}
         new |= {k: _object(k, getattr(self, k)) for k in ('data_args','to_args')} | dict(recipes=_plain(self.recipes), lrs=_rates(self.lrs))
-        new |= {k: typed(f'plan: {k}', kind, getattr(self, k), StudyError) for k,kind in dict(data=str, redraw=bool, threads=int).items()}
+        new |= {k: typed(f'plan: {k}', kind, getattr(self, k), StudyError) for k,kind in dict(data=str, redraw=bool, threads=int, comparison=str).items()}
         new |= dict(device=str(self.device) if hasattr(self.device, 'type') else typed('plan: device', str, self.device, StudyError), to=self.to if self.to is None else typed('plan: to', str, self.to, StudyError), seeds=tuple(typed('plan: a seed', int, o, StudyError) for o in new['seeds']))
         for k,o in new.items(): object.__setattr__(self, k, o)
 
@@ -165,7 +167,8 @@ class Plan:
 
     def to_dict(self):
         "As a JSON object; what plans have got since the first release only if it is used."
-        return {k: o for k,o in json.loads(json.dumps(asdict(self))).items() if o or k not in ('lrs','to','to_args')}
+        later = dict(lrs={}, to=None, to_args={}, comparison='paired')
+        return {k: o for k,o in json.loads(json.dumps(asdict(self))).items() if k not in later or o and o != later[k]}
 
     @property
     def digest(self)->str:
@@ -222,6 +225,7 @@ def checked(plan:Plan)->Plan:
     texts = [json.dumps(r, sort_keys=True) for r in plan.recipes.values()]
     if len(set(texts)) < len(texts): raise StudyError(f"plan: two of the recipes {', '.join(plan.recipes)} are the same; leave one out")
     _check_rates(plan.lrs)
+    if plan.comparison not in ('paired','unpaired'): raise StudyError(f"plan: comparison must be 'paired' or 'unpaired', not {plan.comparison!r}")
     if plan.threads < 1: raise StudyError(f"plan: threads must be a whole number from 1, got {plan.threads!r}")
     for s in plan.seeds:
         if not 0 <= s < 2**32: raise StudyError(f"plan: seed {s!r} is not a whole number in 0 … {2**32-1}")
@@ -253,10 +257,15 @@ class Run:
     transfer:dict   # everything that decides the transfers
     content:str=''  # digest of what the image files hold, if they have been read: names and sizes identify a data set, this finds files that were replaced
 
-    @property
+    @cached_property
     def id(self)->str:
         "Folder name of the run."
         return _digest(self.config)
+
+    @cached_property
+    def transfer_id(self)->str:
+        "What the folders of its transfers are called after."
+        return _digest(self.transfer)
 
     @property
     def epochs(self)->dict:
