@@ -18,7 +18,7 @@ from fastcore.basics import num_cpus
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 from ..files import locked, remove_unfinished, whole_file, write_whole
-from ..data.source import identity_args, source_module
+from ..data.source import source_module
 from ..provenance import origin
 from .plan import Plan, Run, StudyError, check_device, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
 
