@@ -240,7 +240,7 @@ class Split:
         n = np.stack([np.bincount(x[...,c].ravel(), minlength=256) for c in range(x.shape[-1])])/max(1, x[...,0].size)
         v = np.arange(256)/255
         mean = n@v
-        return mean.tolist(), np.sqrt(n@v**2-mean**2).tolist()
+        return mean.tolist(), np.sqrt(np.maximum(n@v**2-mean**2, 0)).tolist()
 
     def __repr__(self):
         size = 'x'.join(map(str, self.images.shape[1:])) if 'images' in vars(self) else 'not made yet' if self.has_pixels else 'files'

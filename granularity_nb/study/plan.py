@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
-from ..training.recipe import Recipe, TrainingError, keeps_head, transfer_names, without_defaults
+from ..training.recipe import Recipe, TrainingError, check_pretraining, check_transfers, keeps_head, transfer_names, without_defaults
 
 # %% ../../nbs/study/01_plan.ipynb #cfa98f1e
 class StudyError(ValueError):
@@ -192,7 +192,10 @@ def checked(plan:Plan)->Plan:
         if isinstance(s, bool) or not isinstance(s, int) or s < 0: raise StudyError(f"plan: seed {s!r} is not a whole number from 0")
     for name,r in plan.recipes.items():
         if set(r)-{'direct','multi'} != {'pretrain','transfer'}: raise StudyError(f"plan: recipe {name!r} needs 'pretrain' and 'transfer' (and may have 'direct' and 'multi'), got: {', '.join(r) or 'nothing'}")
-        try: rs = {k: Recipe.from_dict(o) for k,o in r.items()}
+        try:
+            rs = {k: Recipe.from_dict(o) for k,o in r.items()}
+            for k in set(rs)-{'transfer'}: check_pretraining(rs[k])
+            check_transfers(rs['transfer'], plan.transfers)
         except (TrainingError, TypeError) as e: raise StudyError(f"plan: recipe {name!r}: {e}") from None
         total = rs['pretrain'].epochs+rs['transfer'].epochs
         if 'multi' in rs and rs['multi'].epochs != rs['pretrain'].epochs: raise StudyError(f"plan: recipe {name!r}: 'multi' must have the epochs of 'pretrain', {rs['pretrain'].epochs}, not {rs['multi'].epochs}")

@@ -117,13 +117,15 @@ def transfer_folder(folder, # of a study
 # %% ../../nbs/study/02_run.ipynb #7925436c
 def _features(folder, i, source, device):
     "What the network of run `i` sees in the training images."
-    from granularity_nb.data.block import dataloaders
+    import numpy as np
     from granularity_nb.training.backbone import load_checkpoint
-    from granularity_nb.training.transfer import features
+    from granularity_nb.training.transfer import split_features
     d = _run_dir(folder, i)
     if not (d/'checkpoint.json').exists(): raise StudyError(f"the clusters are made of the features of the direct run {i}, which is not done")
-    dls = dataloaders(source, source.target, bs=256, device=device)
-    return features(load_checkpoint(d).model.backbone.to(dls.device), dls.train.new(shuffle=False))
+    x,_,rows = split_features(load_checkpoint(d).model.backbone, source, source.target, 'train', device)
+    n = len(source.split('train'))
+    if len(rows) < n: raise StudyError(f"{n-len(rows)} of the {n} training images of {source.name!r} cannot be read, such as number {np.setdiff1d(np.arange(n), rows)[0]}; clusters are made of all of them: leave those images out")
+    return x
 
 def _map_of(plan, run, folder, source):
     if run.map == 'direct': return source.target
@@ -188,7 +190,7 @@ def _transferred(plan, run, folder, source, how, d):
     at = _run_dir(folder, run.id)
     ckpt,kw = load_checkpoint(at),dict(device=plan.device, progress=False, log=d/'metrics.csv')
     if how == 'direct': return ckpt.model, _read_json(at/'tried.json') if (at/'tried.json').exists() else None
-    args = ckpt,source,source.target,how,Recipe.from_dict(run.transfer['recipe'])
+    args = ckpt,source,source.target,how,replace(Recipe.from_dict(run.transfer['recipe']), backbone=ckpt.backbone)
     if how in trained_transfers and 'lrs' in run.transfer: return tune(*args, lrs=run.transfer['lrs'], seed=run.seed, **kw)
     return transfer(*args, run.seed, **kw), None
 
