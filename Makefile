@@ -1,6 +1,7 @@
 # `make study` and `make test` are the two that matter; `make help` lists the others.
 VENV   ?= .venv
 NEWEST ?= .venv-newest
+LOWEST ?= .venv-lowest
 DATA   ?= glyphs
 PRESET ?= quick
 OUT    ?= studies/$(DATA)-$(PRESET)
@@ -8,7 +9,7 @@ OUT    ?= studies/$(DATA)-$(PRESET)
 BIN  := $(VENV)/bin
 DEPS := settings.ini setup.py pyproject.toml constraints.txt tools/env.sh
 
-.PHONY: help study test test-newest docs check export readme constraints dist clean clean-env
+.PHONY: help study test test-newest test-lowest docs check export readme constraints dist clean clean-env
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -34,6 +35,10 @@ test: $(VENV)/.dev  ## everything: generated files in sync, every notebook runs,
 test-newest:  ## pytest against the newest release of every dependency, in an environment without nbdev
 	@sh tools/env.sh "$(NEWEST)" newest
 	@sh tools/test.sh "$(NEWEST)/bin/python" pytest
+
+test-lowest:  ## pytest with the lowest version of every dependency that settings.ini allows (needs uv)
+	@sh tools/env.sh "$(LOWEST)" lowest
+	@sh tools/test.sh "$(LOWEST)/bin/python" pytest
 
 docs: $(VENV)/.docs  ## the documentation site into _docs/, from the notebooks; `make test` then also looks at it in a browser
 	@"$(BIN)/python" docs/build.py
@@ -64,4 +69,4 @@ clean:  ## remove what builds and tests leave behind; studies stay
 	find granularity_nb nbs tests tools docs \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 clean-env: clean  ## also remove the environments
-	rm -rf "$(VENV)" "$(NEWEST)"
+	rm -rf "$(VENV)" "$(NEWEST)" "$(LOWEST)"

@@ -133,13 +133,6 @@ def _plan(args):
                                                                        dict(steps=[*(o for o in plan.data_args.get('steps') or () if o[0] != 'subsample'), ['subsample', dict(n=args.images)]])))
     return checked(plan)
 
-def _check_device(device):
-    if device == 'cpu': return # the workers load torch, not this process
-    import torch
-    from granularity_nb.study.plan import StudyError
-    try: torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as e: raise StudyError(f"device {device!r} cannot be used ({str(e).splitlines()[0]}); try --device cpu") from None
-
 # %% ../nbs/cli.ipynb #82fa3981
 def _study(args):
     from granularity_nb.study.plan import StudyError
@@ -147,7 +140,6 @@ def _study(args):
     from granularity_nb.study.run import collect, run
     out = args.out or Path('studies')/f'{args.data}-{args.preset}'
     plan = _resumed(args, out) if args.resume else _plan(args)
-    _check_device(plan.device)
     print(f"{plan.data}: {len(plan.maps)} label maps and the direct baseline, {len(plan.recipes)} recipe{'s'*(len(plan.recipes)>1)}, "
           f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)} → {out}", flush=True)
     start = time.time()

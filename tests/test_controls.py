@@ -206,7 +206,8 @@ def test_clusters_are_scipys(n, method, seed):
     link,before = linkage(x.astype(float), method),None
     for k in range(1, n+1):
         m = clusters(h, k)
-        assert m.n_classes==k==h.cut(k).n_classes and same_groups(m.codes, fcluster(link, k, 'maxclust'))
+        theirs = fcluster(link, k, 'maxclust') if k>1 else np.zeros(n) # scipy 1.10 gives n clusters for one
+        assert m.n_classes==k==h.cut(k).n_classes and same_groups(m.codes, theirs)
         assert before is None or m.refines(before)
         before = m
     rnd = np.random.default_rng(seed).permutation(n)

@@ -649,3 +649,63 @@ def test_names_in_a_picture_do_not_cover_each_other(kind):
         over = (box[:,None,:2]+1<box[None,:,2:]-1).all(-1)
         assert not np.triu(over&over.T, 1).any()
     plt.close(ax.figure)
+
+
+breeds = dict(kingdom=['plants','animals','plants','fungi'], breed=['tabby','tabby','oak','morel'])
+by_path = ['plants/tabby','animals/tabby','plants/oak','fungi/morel']
+
+@pytest.mark.parametrize('make', [lambda **kw: Hierarchy.from_table(breeds, ['kingdom','breed'], **kw), lambda **kw: Hierarchy.from_paths(by_path, **kw),
+                                  lambda **kw: taxonomy_table(breeds, ['kingdom','breed'], **kw), lambda **kw: taxonomy_table(dict(p=by_path), path='p', **kw)])
+def test_a_name_under_two_parents_is_said_until_it_is_asked_for(make):
+    import warnings
+    with pytest.warns(HierarchyWarning, match=r"1 name under several parents.*'tabby' \('plants/tabby', 'animals/tabby'\).*shared=True.*shared=False"): h = make()
+    assert h.leaves == ('animals/tabby','morel','oak','plants/tabby')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert make(shared=False).leaves == h.leaves
+        one = make(shared=True)
+    assert one.leaves == ('morel','oak','tabby') and one.parents('tabby') == ('animals','plants')
+
+def taxonomy_table(*args, **kw):
+    from granularity_nb.labels.taxonomy import table
+    return table(*args, **kw)
+
+def test_one_node_for_each_name_of_a_table_keeps_ranks_and_refuses_a_name_in_two():
+    one = Hierarchy.from_table(breeds, ['kingdom','breed'], shared=True)
+    assert one.ranks == ('kingdom','breed') and not one.is_tree and one.rank('breed').n_classes == 3
+    with pytest.raises(HierarchyError, match="'tabby' is a name in the columns 'kingdom' and 'breed'.*rename"):
+        Hierarchy.from_table(dict(kingdom=['tabby','animals'], breed=['oak','tabby']), ['kingdom','breed'], shared=True)
+
+def test_folders_of_one_name_are_said(tmp_path):
+    for o in ('cat/other','dog/other'):
+        (tmp_path/o).mkdir(parents=True)
+        (tmp_path/o/'1.jpg').touch()
+    with pytest.warns(HierarchyWarning, match="'other' \\('cat/other', 'dog/other'\\)"): Hierarchy.from_folders(tmp_path)
+    assert Hierarchy.from_folders(tmp_path, shared=True).leaves == ('other',)
+
+@pytest.mark.filterwarnings('error')
+def test_a_name_below_its_namesake_is_no_slip():
+    h = Hierarchy.from_table(dict(genus=['Felis','Felis','Canis'], species=['Felis','catus','lupus']), ['genus','species']) # an unknown species filled with its genus
+    assert h.n_leaves == 3
+
+@pytest.mark.parametrize('xs', [np.array(['b','a']), [np.str_('b'), 'a']])
+def test_names_are_pythons_own_strings(xs):
+    import enum
+    class Pet(str, enum.Enum): b = 'b'
+    m = LabelMap(xs, np.array(['x','y']), [0,1], name=np.str_('odd'))
+    made = [m.leaves, m.vocab, [m.name], LabelMap.identity(xs).leaves, Hierarchy(list(xs)+['r'], [0,1], [2,2]).names, Hierarchy.from_edges([(o,'r') for o in xs]).names,
+            Hierarchy.from_edges([('p', o) for o in xs], root=np.str_('r')).names, Hierarchy.from_paths({o: [np.str_('r')] for o in xs}).names, Hierarchy.from_paths([[np.str_('r'), o] for o in xs]).names,
+            Hierarchy.from_table(dict(g=['x','x'], s=xs), np.array(['g','s'])).names, Hierarchy.from_table(dict(g=['x','x'], s=xs), np.array(['g','s'])).ranks, LabelMap.identity([Pet.b]).leaves]
+    assert all(type(o) is str for names in made for o in names) and 'np.str_' not in repr(made)
+    with pytest.raises(HierarchyError, match=r"^unknown leaf 'c'"): m[np.str_('c')]
+    with pytest.raises(HierarchyError, match=r"^unknown leaf 'c'"): m.restrict([np.str_('c')])
+
+def test_cells_that_are_no_text_become_it_or_are_refused():
+    import datetime
+    pd = pytest.importorskip('pandas')
+    days = [datetime.date(2024, 2, 29), datetime.date(2024, 3, 1)]
+    for cells,want in [(days, ['2024-02-29','2024-03-01']), ([True,False], ['False','True']), (np.array([2.5,1]), ['1.0','2.5']), (np.array(days, 'datetime64[D]'), ['2024-02-29','2024-03-01']), (pd.Series([7,8], dtype='Int64'), ['7','8'])]:
+        assert list(Hierarchy.from_table(dict(g=['x','x'], s=cells), ['g','s']).leaves) == want
+    for bad in (b'a', ['a'], object()):
+        with pytest.raises(HierarchyError, match='no name: write it as text'): Hierarchy.from_table(dict(g=['x','x'], s=['b', bad]), ['g','s'])
+        with pytest.raises(HierarchyError, match='no name: write it as text'): taxonomy_table(dict(s=['b', bad]), path='s')

@@ -8,7 +8,7 @@ ROOT = Path(granularity_nb.__file__).parent
 FILES = {'.'.join(('granularity_nb', *o.relative_to(ROOT).with_suffix('').parts)): o for o in sorted(ROOT.rglob('*.py'))
          if o.name not in ('__init__.py', '_modidx.py')}
 # each may import those before it; theory stands apart, on the ground floor alone
-FLOOR = 'files', 'provenance'
+FLOOR = 'files', 'provenance', 'text'
 ORDER = *FLOOR, 'labels', 'data', 'training', 'study', 'cli'
 MAY = {o: set(ORDER[:i+1]) for i,o in enumerate(ORDER)} | {'theory': {*FLOOR, 'theory'}}
 MAY['study'].add('theory'); MAY['cli'].add('theory')

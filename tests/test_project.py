@@ -126,7 +126,7 @@ def test_make_targets_exist():
     used = {m for name in ('README.md', 'CONTRIBUTING.md', '.ci/run', *(str(o.relative_to(ROOT)) for o in WORKFLOWS))
             for m in re.findall(r'(?:^|[`\s:]) *make ((?:[a-z][a-z-]* ?)+)(?=$|[`#]| *#|UV=|PYTHON=| </dev)', text(name), flags=re.M)}
     used = {o for m in used for o in m.split()}
-    assert {'study', 'test', 'test-newest', 'docs', 'export', 'constraints'} <= used <= targets()
+    assert {'study', 'test', 'test-newest', 'test-lowest', 'docs', 'export', 'constraints'} <= used <= targets()
     assert {m for m in re.findall(r'^([a-z-]+):.*## ', text('Makefile'), flags=re.M)} == targets()
 
 

@@ -1,5 +1,5 @@
 "Contracts and faults of `Split`, `Source` and the registry."
-import subprocess, sys
+import os, subprocess, sys
 import numpy as np, pytest
 from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 from granularity_nb.data import source as source_module
@@ -169,6 +169,33 @@ def test_files_that_links_lead_to(tmp_path):
     with pytest.raises(SourceError, match='is the same folder as'): Files.find(tmp_path/'data')
     with pytest.raises(SourceError, match='is not a folder'): Files.find(tmp_path/'none')
 
+def test_sizes_are_looked_up_when_they_are_asked_for(tmp_path, monkeypatch):
+    "A list from the cache knows names; what a file holds now decides the identity."
+    from granularity_nb.data import source as module
+    monkeypatch.setattr(module, '_many', 1)
+    (tmp_path/'d'/'a').mkdir(parents=True)
+    for i in range(3): (tmp_path/'d'/'a'/f'{i}.png').write_bytes(b'x'*(i+1))
+    find = lambda: Files.find(tmp_path/'d', cache=tmp_path/'cache')
+    first = find()
+    digest,looked = first.digest,[]
+    assert first.size.tolist() == [1, 2, 3] and digest == Files(tmp_path/'d', ['a'], [0]*3, ['0.png','1.png','2.png'], [1, 2, 3]).digest, 'as versions before had it'
+    with open(tmp_path/'d'/'a'/'1.png', 'r+b') as f: f.write(b'longer') # in its place: no folder changes
+    with monkeypatch.context() as m:
+        m.setattr(module, '_walk', None)
+        again = find()
+    assert again.size.tolist() == [1, 6, 3] and again.digest != digest
+    stat = os.stat
+    monkeypatch.setattr(module.os, 'stat', lambda path, *a, **kw: looked.append(path) or stat(path, *a, **kw))
+    assert find()[[2]].size.tolist() == [3] and sum(str(o).endswith("2.png'") for o in looked) == 1 and not any('1.png' in str(o) for o in looked), 'only of what is asked about'
+
+def test_files_that_cannot_be_looked_at(tmp_path):
+    (tmp_path/'self.png').symlink_to('self.png')
+    (tmp_path/'1.png').write_bytes(b'x')
+    f = Files.find(tmp_path)
+    assert f.relative() == ['1.png','self.png'] and f.size.tolist() == [1, 0]
+    for i in range(2):
+        with pytest.raises(SourceError, match='1.png: corrupt|1.png: not an image' if not i else 'self.png: unreadable'): Split(f, [0, 0]).image(i)
+
 def test_digest_tells_images_apart():
     x = np.random.RandomState(0).randint(0, 256, (9,4,4), dtype=np.uint8)
     a = Split(x, [0]*9)
@@ -306,7 +333,23 @@ def test_datasets_of_tensors_and_pictures():
     assert [pets.leaves[o] for o in s.leaf] == ['tabby','poodle','poodle','tabby']
     with pytest.raises(SourceError, match='is float32, not uint8'): Split.from_dataset([(torch.zeros(3,4,4), 0)], labels).images
     with pytest.raises(SourceError, match='makes them equal'): Split.from_dataset([(x[0], 0), (x[0,1:], 1)], labels).images
-    with pytest.raises(SourceError, match='class numbers'): Split.from_dataset([(x[0], 'tabby')], labels)
+    assert pets.leaves[Split.from_dataset([(x[0], 'tabby')], labels).leaf[0]] == 'tabby', 'a label may be a name'
+    with pytest.raises(SourceError, match="image 0 .* label 'cat', which is none of the 2 class names: 'tabby', 'poodle'"): Split.from_dataset([(x[0], 'cat')], labels)
+
+def test_datasets_that_raise_or_mix_kinds():
+    from PIL import Image
+    labels = LabelMap(['tabby','poodle'], pets.leaves, pets.codes(['tabby','poodle']))
+    class Own:
+        targets,samples = [0, 1],[('a.png', 0), ('b.png', 1)]
+        def __init__(self, get): self.get = get
+        def __len__(self): return 2
+        def __getitem__(self, i): return self.get(i), i
+    grey,colour = Image.new('L', (4,4), 9),Image.new('RGB', (4,4), (1,2,3))
+    assert Split.from_dataset(Own([grey, colour].__getitem__), labels).images[:,0,0].tolist() == [[9,9,9],[1,2,3]]
+    def fails(i): raise OSError('broken PNG file')
+    with pytest.raises(SourceError, match='image 0 of the dataset, a.png, cannot be read .OSError: broken PNG file'): Split.from_dataset(Own(fails), labels).images
+    deep = Image.fromarray(np.full((4,4), -1., np.float32))
+    with pytest.raises(SourceError, match='image 0 of the dataset cannot be used .unsupported'): Split.from_dataset(Own([deep, colour].__getitem__), labels).images
 
 def test_pictures_are_drawn():
     plt = pytest.importorskip('matplotlib.pyplot')
@@ -315,3 +358,10 @@ def test_pictures_are_drawn():
     assert [o.texts[0].get_text() for o in s.show_level('species', cols=2).axes if o.texts] == ['cat','dog']
     assert [o.texts[0].get_text() for o in s.show_levels('tabby', cols=2).axes if o.texts] == ['breed: tabby','species: cat']
     plt.close('all')
+
+def test_names_of_a_source_are_pythons_own_strings():
+    s = make()
+    odd = Source(np.str_('pets'), s.hierarchy, {np.str_(k): o for k,o in s.splits.items()}, s.target, {np.str_(k): m for k,m in s.levels.items()})
+    assert all(type(o) is str for o in (odd.name, *odd.splits, *odd.levels)) and 'np.str_' not in repr(odd)
+    with pytest.raises(SourceError, match='name of a split .*text, not 1'): Source('pets', s.hierarchy, {1: s.split('train')}, s.target)
+    with pytest.raises(SourceError, match='name of a level .*text, not None'): Source('pets', s.hierarchy, s.splits, s.target, {None: s.target})

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 from granularity_nb.data import store as module
-from granularity_nb.data.store import Decode, ImageError, Store, StoreError, reasons, store
+from granularity_nb.data.store import Decode, ImageError, Store, StoreError, pixels as decoded, reasons, store
 
 TINY = Path(__file__).parent.parent.parent/'shared'/'data'/'tiny-imagenet-200-32px.tar.gz'
 fast = pytest.mark.skipif(module.simplejpeg is None, reason='simplejpeg is not installed')
@@ -102,6 +102,53 @@ def test_exif_rotation(orientation):
     assert near(Decode((40,56))(saved(stored, 'JPEG', quality=95, exif=exif)), a, 4)
 
 
+def exif(orientation, order='<', extra=()):
+    "EXIF data by hand: the orientation, then entries (tag, type, count, four bytes) that may be nonsense."
+    import struct
+    rows = sorted([(0x112, 3, 1, struct.pack(order+'HH', orientation, 0)), *extra])
+    head = b'II*\0' if order == '<' else b'MM\0*'
+    return head+struct.pack(order+'IH', 8, len(rows))+b''.join(struct.pack(order+'HHI', *o[:3])+o[3] for o in rows)+bytes(4)
+
+ZERO, BEYOND, TEXT, MAKE = (0x11a, 5, 1, b'\xff\xff\0\0'), (0x8769, 4, 1, b'\xff'*4), (0x11b, 2, 3, b'ab\0\0'), (0x10f, 2, 99, b'\xff'*4) # an unreachable rational, a lost directory, text for a number, a lost name before the orientation
+XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></x:xmpmeta>'
+
+def with_segment(data, marker, body):
+    "A JPEG with a further segment before all others."
+    return data[:2]+bytes([255, marker])+(len(body)+2).to_bytes(2, 'big')+body+data[2:]
+
+def oriented():
+    "Pictures that lie on their side and say so, each in its own way: name → bytes."
+    import zlib
+    a = np.ascontiguousarray(np.rot90(pixels()))
+    jpg,png = saved(a, 'JPEG', quality=95),saved(a, 'PNG')
+    chunk = lambda kind, body: len(body).to_bytes(4, 'big')+kind+body+zlib.crc32(kind+body).to_bytes(4, 'big')
+    late = png[:-12]+chunk(b'eXIf', exif(6))+png[-12:]
+    tif = Image.fromarray(a)
+    tagged = __import__('PIL.TiffImagePlugin', fromlist=['x']).ImageFileDirectory_v2()
+    tagged[0x112] = 6
+    out = {f'{k} {order}': with_segment(jpg, 0xe1, b'Exif\0\0'+exif(6, order, extra)) for order in '<>' for k,extra in
+           {'plain': (), 'rational': [ZERO], 'directory': [BEYOND], 'text': [TEXT], 'name': [MAKE], 'all': [ZERO, BEYOND, TEXT, MAKE]}.items()}
+    out |= {'JPEG XMP': with_segment(jpg, 0xe1, b'http://ns.adobe.com/xap/1.0/\0'+XMP.encode()),
+            'EXIF that is none, and XMP': with_segment(with_segment(jpg, 0xe1, b'http://ns.adobe.com/xap/1.0/\0'+XMP.encode()), 0xe1, b'Exif\0\0garbage!'),
+            'PNG text': png[:33]+chunk(b'zTXt', b'Raw profile type exif\0\0'+zlib.compress(f'\nexif\n{len(exif(6)):8}\n{exif(6).hex()}\n'.encode()))+png[33:],
+            'WebP XMP': saved(a, 'WEBP', quality=95, xmp=XMP.encode()),
+            'behind a profile': with_segment(with_segment(jpg, 0xe1, b'Exif\0\0'+exif(6)), 0xe2, bytes(65_000)),
+            'PNG eXIf': png[:33]+chunk(b'eXIf', exif(6, '>', [ZERO]))+png[33:], 'PNG eXIf at the end': late,
+            'PNG XMP': png[:33]+chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0'+XMP.encode())+png[33:],
+            'WebP': saved(a, 'WEBP', quality=95, exif=b'Exif\0\0'+exif(6, '<', [ZERO])), 'TIFF': saved(tif, 'TIFF', tiffinfo=tagged)}
+    return out
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('without', [False, True])
+def test_orientation_is_read_however_it_is_stored(monkeypatch, without):
+    if without: monkeypatch.setattr(module, 'simplejpeg', None)
+    turned = {k: Decode((40,56))(v) for k,v in oriented().items()}
+    assert not [k for k,o in turned.items() if not near(o, pixels(), 6)]
+    for k,v in oriented().items(): # opened by somebody else, as torchvision's datasets do
+        im = Image.open(io.BytesIO(v))
+        assert np.array_equal(Decode((40,56))(im), turned[k]) and np.array_equal(decoded(v), turned[k]), k
+
+
 def test_fits():
     a = pixels(0, 40, 80)
     crop,squish,pad = (Decode(20, fit=f)(a) for f in ('crop','squish','pad'))
@@ -115,6 +162,39 @@ def test_fits():
 @pytest.mark.parametrize('kw', [dict(size=0), dict(size=(3,)), dict(size='32'), dict(size=1.5), dict(mode='RGBA'), dict(fit='stretch')])
 def test_wrong_transform_is_refused(kw):
     with pytest.raises(StoreError, match=str(next(iter(kw)))): Decode(**kw)
+
+
+def kinds():
+    "Pictures of every kind that Pillow knows: name → (image, format)."
+    im = Image.fromarray(pixels())
+    grey = np.linspace(0, 65535, 40*56).reshape(40, 56)
+    alpha = im.copy()
+    alpha.putalpha(Image.fromarray(np.linspace(0, 255, 40*56).reshape(40, 56).astype(np.uint8)))
+    return {'grey': (im.convert('L'), 'PNG'), 'bits': (im.convert('1'), 'PNG'), '16 bits': (Image.fromarray(grey.astype(np.uint16)), 'PNG'), '32 bits': (Image.fromarray(grey.astype(np.int32)), 'TIFF'),
+            'palette': (im.quantize(16), 'PNG'), 'CMYK': (im.convert('CMYK'), 'JPEG'), 'RGBA': (alpha, 'PNG'), 'LA': (alpha.convert('LA'), 'PNG'), 'YCbCr': (im.convert('YCbCr'), 'TIFF')}
+
+def test_one_conversion_for_all_ways_in(tmp_path):
+    "Store, stream, a single image, a torch dataset, a dataset in a store and a picture given to a model: the same pixels."
+    from granularity_nb.data.block import RowImage
+    from granularity_nb.data.images import from_datasets
+    from granularity_nb.data.source import Files, Split
+    from granularity_nb.data.stream import FileImages
+    from granularity_nb.labels.hierarchy import Hierarchy
+    for k,(im,kind) in kinds().items(): im.save(tmp_path/f'{k}.{kind.lower()}')
+    (tmp_path/'sets').mkdir()
+    files = Files.find(tmp_path)
+    class Opened:
+        classes = ['a','b']
+        def __len__(self): return len(files)
+        def __getitem__(self, i): return Image.open(files[i]), i%2
+    st = store(files.relative(), tmp_path/'cache', tmp_path, (40,56), progress=False)
+    assert not len(st.bad) and len(st) == 9
+    ways = dict(stream=FileImages(files, (40,56))[:], image=[Split(files, [0]*9).image(i) for i in range(9)], dataset=store(Opened(), tmp_path/'cache', size=(40,56), key='opened', progress=False).array,
+                torch=from_datasets('x', dict(train=Opened()), Hierarchy.from_edges([('a','c'), ('b','c')])).split('train').images,
+                predict=[RowImage([Split(st.array, [0]*9)]).picture(files[i]) for i in range(9)])
+    for way,x in ways.items(): assert not [n for n,a,b in zip(files.relative(), st.array, x, strict=True) if not np.array_equal(a, b)], way
+    deep = st.array[[i for i in range(9) if '16' in files.relative()[i]][0]]
+    assert len(np.unique(deep)) == 256, 'all the greys that eight bits can hold'
 
 
 # ---- damage
@@ -159,7 +239,7 @@ def test_sixty_of_a_thousand_damaged_in_twelve_ways(tmp_path):
     assert len(st) == 940 and sorted({*st.rows.tolist(), *hit}) == list(range(1000))
     decoded = [Decode(32)(g) for g in good]
     assert all(np.array_equal(x, decoded[r%20]) for x,r in zip(st.array, st.rows)), 'the right picture in the right row'
-    table = pd.read_csv(st.folder/'bad.csv')
+    table = st.bad
     assert list(table.columns) == ['row','name','reason','detail'] and len(table) == 60 and table.detail.str.len().min() > 3
     with pytest.raises(StoreError, match=r'60 of 1000 images.*bad\.csv'): store(names, tmp_path/'cache', tmp_path/'images', size=32, strict=True, progress=False)
 
@@ -194,6 +274,102 @@ def test_progress_on_a_terminal(photos, tmp_path, monkeypatch, capsys):
 def test_a_pipe_does_not_block(tmp_path):
     os.mkfifo(tmp_path/'pipe.jpg')
     with pytest.raises(ImageError, match='unreadable: not a regular file'): Decode(8)(tmp_path/'pipe.jpg')
+
+
+def test_names_of_bad_images_stay_text(tmp_path):
+    for o in ('007', '1e3', 'NA', 'true', '12'): (tmp_path/o).write_bytes(b'')
+    (tmp_path/'ok').write_bytes(saved(pixels()))
+    st = store(['007','1e3','12','ok'], tmp_path/'cache', tmp_path, 8, progress=False)
+    assert st.bad.name.tolist() == ['007','1e3','12']
+    assert store(['NA','true','ok'], tmp_path/'cache', tmp_path, 8, progress=False).bad.name.tolist() == ['NA','true']
+
+
+SECRET = b'PASSWORD=hunter2;qX7zKw9Jv0Lb4NmRt5Yc8Ud3'
+
+def test_strange_files_are_one_line_each(tmp_path):
+    "Links to themselves, secrets, devices and pipes, sparse files: listed, unread, unquoted."
+    from granularity_nb.data.source import Files
+    from granularity_nb.data.stream import FileImages
+    d = tmp_path/'d'
+    d.mkdir()
+    (d/'self.jpg').symlink_to('self.jpg')
+    (tmp_path/'secret').write_bytes(SECRET)
+    for i,head in enumerate((b'', b'P5\n', b'P6 ', b'BM', b'II*\0', b'\x89PNG\r\n\x1a\n', b'\xff\xd8\xff', b'GIF89a', b'RIFF')): # as a format, too, whose reader might quote them
+        (tmp_path/f'secret{i}').write_bytes(head+SECRET)
+        (d/f'key{i}.png').symlink_to(tmp_path/f'secret{i}')
+    (d/'null.png').symlink_to('/dev/zero')
+    (d/'status.png').symlink_to('/proc/self/status')
+    os.mkfifo(d/'pipe.jpg')
+    (d/'ok.jpg').write_bytes(saved(pixels()))
+    with open(d/'sparse.png', 'wb') as f: f.truncate(2**40)
+    files = Files.find(d)
+    st = store(files.relative(), tmp_path/'cache', d, 8, progress=False)
+    expected = {'self.jpg': 'unreadable', 'null.png': 'unreadable', 'pipe.jpg': 'unreadable', 'sparse.png': 'too large', 'status.png': 'empty'}
+    got = dict(zip(st.bad.name, st.bad.reason))
+    assert len(files) == len(st.bad)+1 and expected.items() <= got.items() and [st.names[i] for i in st.rows] == ['ok.jpg']
+    x = FileImages(files, 8, bad=tmp_path/'bad.csv')
+    assert x.fetch(range(len(files)))[1].sum() == 1
+    for text in ((st.folder/'bad.csv').read_text(), (tmp_path/'bad.csv').read_text()): assert len(text.splitlines()) in (14, 15) and not any(SECRET[i:i+4].decode() in text for i in range(len(SECRET)-4))
+
+
+def test_only_formats_that_we_list_are_opened(tmp_path, monkeypatch):
+    "Pillow would hand PostScript to Ghostscript."
+    from PIL import EpsImagePlugin
+    (tmp_path/'x.jpg').write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\nshowpage\n')
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, 'Ghostscript', lambda *a, **kw: ran.append(a))
+    for o in (tmp_path/'x.jpg', (tmp_path/'x.jpg').read_bytes()):
+        for f in (Decode(4), decoded):
+            with pytest.raises(ImageError, match='not an image'): f(o)
+    for kind in ('ICO','TGA','PCX','SGI'):
+        with pytest.raises(ImageError): Decode(4)(saved(pixels(), kind))
+    assert not ran
+
+
+def test_budgets_can_be_changed(tmp_path):
+    (tmp_path/'a.png').write_bytes(saved(pixels(), 'PNG'))
+    n = (tmp_path/'a.png').stat().st_size
+    for o,kw,says in ((tmp_path/'a.png', dict(max_bytes=n-1), 'max_bytes'), (tmp_path/'a.png', dict(max_pixels=40*56-1), 'max_pixels'), (Image.fromarray(pixels()), dict(max_pixels=9), 'max_pixels')):
+        with pytest.raises(ImageError, match=f'too large.*{says}'): Decode(8, **kw)(o)
+        with pytest.raises(ImageError, match=f'too large.*{says}'): decoded(o, **kw)
+    assert Decode(8, max_bytes=n, max_pixels=40*56)(tmp_path/'a.png').shape == (8,8,3)
+    st = store(['a.png','b.png'], tmp_path/'cache', tmp_path, 8, max_bytes=n-1, progress=False)
+    assert st.bad.reason.tolist() == ['too large','missing'] and len(store(['a.png'], tmp_path/'cache', tmp_path, 8, max_bytes=n, progress=False)) == 1
+
+
+def test_whatever_goes_wrong_with_one_image_is_one_line(tmp_path, monkeypatch):
+    (tmp_path/'odd.png').write_bytes(saved(pixels(0, 3, 3), 'PNG'))
+    (tmp_path/'ok.jpg').write_bytes(saved(pixels()))
+    resized = module._resized
+    def fails(im, *a):
+        if im.size == (3,3): raise ValueError('conversion not supported')
+        return resized(im, *a)
+    monkeypatch.setattr(module, '_resized', fails)
+    bad = store(['odd.png','ok.jpg'], tmp_path/'cache', tmp_path, 8, progress=False).bad
+    assert bad.reason.tolist() == ['unsupported'] and bad.detail.tolist() == ['ValueError: conversion not supported']
+
+
+def test_too_many_open_files_is_no_fault_of_an_image(photos, tmp_path, monkeypatch):
+    def none_left(*a): raise OSError(24, 'Too many open files')
+    with monkeypatch.context() as m:
+        m.setattr(module.os, 'stat', none_left)
+        with pytest.raises(StoreError, match='no fault of the file') as e: Decode(8)(photos[1]/photos[0][0])
+    assert not isinstance(e.value, ImageError)
+
+
+def test_without_pread(photos, tmp_path, monkeypatch):
+    "As on Windows: a store is built and read, and members of an archive."
+    import tarfile
+    from granularity_nb.data.stream import TarFiles
+    names,root = photos
+    with tarfile.open(tmp_path/'a.tar', 'w') as t: t.add(root, arcname='')
+    (root/names[4]).write_bytes(b'')
+    whole = store(names, tmp_path/'with', root, progress=False)
+    for o in ('pread','pwrite'): monkeypatch.delattr(os, o)
+    st = store(names, tmp_path/'without', root, progress=False)
+    assert np.array_equal(st.array, whole.array) and np.array_equal(st.rows, whole.rows)
+    t = TarFiles.find(tmp_path)
+    assert t.read(3) == (root/os.fsdecode(t.name[3])).read_bytes()
 
 
 @fast
@@ -237,6 +413,33 @@ def test_verify_finds_changes_that_times_do_not_show(photos, tmp_path):
     assert st.verify(root) == [names[5]]
 
 
+def test_what_times_do_not_show_is_seen_all_the_same(photos, tmp_path, monkeypatch):
+    "Rewritten in place with its old size and date: another store; a copy with its dates: the same one, after reading it once."
+    import shutil
+    names,root = photos
+    get = lambda root=root, **kw: store(names, tmp_path/'cache', root, 8, progress=False, **kw)
+    def rewrite(data):
+        t = (root/names[5]).stat().st_mtime_ns
+        (root/names[5]).write_bytes(data)
+        os.utime(root/names[5], ns=(t, t))
+    first,data = get(),(root/names[5]).read_bytes()
+    other = saved(pixels(99, 32, 32))
+    rewrite((other+bytes(len(data)))[:len(data)])
+    second = get()
+    assert second.key != first.key and np.array_equal(second.array[5], Decode(8)(root/names[5])) and not np.array_equal(second.array[5], first.array[5])
+    assert np.array_equal(second.array[:5], first.array[:5]) and get().key == second.key
+    rewrite(data)
+    assert get().key == first.key, 'put back'
+    shutil.copytree(root, tmp_path/'copy')
+    for o in names: os.utime(tmp_path/'copy'/o, ns=((root/o).stat().st_mtime_ns,)*2)
+    read = []
+    digest = module._digest
+    monkeypatch.setattr(module, '_digest', lambda path, *a: read.append(path) or digest(path, *a))
+    assert get(tmp_path/'copy').key == first.key and len(read) == 12 and get(tmp_path/'copy').key == first.key and len(read) == 12
+    (tmp_path/'copy'/names[0]).unlink()
+    assert get(tmp_path/'copy').bad.reason.tolist() == ['missing']
+
+
 def test_same_content_has_the_same_digest(photos, tmp_path):
     names,root = photos
     (root/'copy.jpg').write_bytes((root/names[2]).read_bytes())
@@ -251,6 +454,19 @@ def test_pictures_of_a_dataset(tmp_path):
     with pytest.raises(StoreError, match='key='): store(Pictures(), tmp_path)
     st = store(Pictures(), tmp_path, size=(40,56), key='five pictures', progress=False)
     assert all(np.array_equal(x, pixels(i)) for i,x in enumerate(st.array))
+
+
+def test_a_dataset_that_raises(tmp_path):
+    class Broken:
+        def __init__(self, bad): self.bad = bad
+        def __len__(self): return 4
+        def __getitem__(self, i):
+            if i in self.bad: raise [Image.UnidentifiedImageError('cannot identify'), KeyError('x'), OSError(), ValueError('no')][i]
+            return Image.fromarray(pixels(i)), 0
+    st = store(Broken({0, 2}), tmp_path, size=8, key='two', progress=False)
+    assert st.bad.row.tolist() == [0, 2] and set(st.bad.reason) == {'unreadable'} and st.bad.detail.str.contains('Unidentified|OSError').all()
+    with pytest.raises(StoreError, match="none of the 4 pictures of 'all' can be used; the first: unreadable"): store(Broken({0,1,2,3}), tmp_path, size=8, key='all', progress=False)
+    assert len(store(Broken({}), tmp_path, size=8, key='all', progress=False)) == 4, 'mended'
 
 
 def test_nothing_to_store_is_said(tmp_path):
@@ -301,7 +517,7 @@ def test_a_full_disk_in_between_loses_nothing(photos, tmp_path, monkeypatch):
 def test_a_file_that_grows_meanwhile_stops_the_store(photos, tmp_path, monkeypatch):
     names,root = photos
     look = module._Files._look
-    monkeypatch.setattr(module._Files, '_look', lambda self: (look(self)[0]-1, look(self)[1]))
+    monkeypatch.setattr(module._Files, '_look', lambda self: (look(self)[0]-1, *look(self)[1:]))
     with pytest.raises(StoreError, match='changed while it was being stored'): store(names, tmp_path/'cache', root, progress=False)
     assert not list((tmp_path/'cache').glob('*/store.json'))
 

@@ -1,10 +1,10 @@
 "Streaming: files and tar members give the pixels that a store gives, whatever the number of workers; what is bad is left out with its label."
-import csv, tarfile
+import csv, io, os, re, tarfile
 import numpy as np, pytest, torch
 from PIL import Image
 from granularity_nb.data.block import dataloaders, relabel
 from granularity_nb.data.source import Files, Source, Split
-from granularity_nb.data.store import Decode, StoreError, store
+from granularity_nb.data.store import Decode, ImageError, StoreError, store
 from granularity_nb.data.stream import FileImages, TarFiles, stream
 from granularity_nb.labels.hierarchy import Hierarchy
 from granularity_nb.labels.reading import image_types
@@ -132,6 +132,124 @@ def test_archives_that_are_cut_off_compressed_or_gone(folder, tmp_path):
     assert ok.sum() >= 10 and reasons == {'truncated','missing'}
     with pytest.raises(StoreError, match='no .tar file'): TarFiles.find(folder)
     with pytest.raises(StoreError, match='not an uncompressed tar'): TarFiles.find(pack(folder, tmp_path/'gz', 'w:gz'))
+
+
+# ---- archives that are damaged, or of other kinds
+
+@pytest.fixture
+def hundred(tmp_path):
+    "An archive of a hundred pictures, and where their headers are."
+    (tmp_path/'t').mkdir()
+    with tarfile.open(tmp_path/'t'/'a.tar', 'w') as t:
+        for i in range(100): add(t, f'{i:03}.jpg', b'x'*(700+i))
+    with tarfile.open(tmp_path/'t'/'a.tar') as t: return tmp_path/'t', [m.offset for m in t]
+
+def add(t, name, data=None, **kw):
+    data = (b'' if 'type' in kw else b'x') if data is None else data
+    m = tarfile.TarInfo(name)
+    m.size = len(data)
+    for k,v in kw.items(): setattr(m, k, v)
+    t.addfile(m, io.BytesIO(data))
+
+def harmed(at, tar, how):
+    b = bytearray(tar)
+    if how == 'bit': b[at+300] ^= 4
+    if how == 'zeros': b[at:at+512] = bytes(512)
+    if how == 'cut before a header': del b[at:]
+    if how == 'cut within a header': del b[at+200:]
+    if how == 'cut within a picture': del b[at+700:]
+    if how == 'no end': del b[len(bytes(b).rstrip(b'\0'))//512*512+512:]
+    if how == 'garbage behind': b += b'garbage'
+    if how == 'joined': b += tar
+    if how == 'too long': # a size that the checksum agrees with
+        m = tarfile.TarInfo.frombuf(bytes(b[at:at+512]), 'utf-8', 'surrogateescape')
+        m.size = 2**40
+        b[at:at+512] = m.tobuf(tarfile.GNU_FORMAT)
+    return bytes(b)
+
+@pytest.mark.parametrize('how', ['bit', 'zeros', 'cut before a header', 'cut within a header', 'cut within a picture', 'no end', 'garbage behind', 'joined', 'too long'])
+@pytest.mark.parametrize('k', [0, 50])
+def test_damaged_archives_are_refused_by_name_and_place(hundred, tmp_path, how, k):
+    folder,at = hundred
+    tar = (folder/'a.tar').read_bytes()
+    assert len(TarFiles.find(folder)) == 100
+    (folder/'a.tar').write_bytes(harmed(at[k], tar, how))
+    with pytest.raises(StoreError, match=r'a\.tar') as e: TarFiles.find(folder, tmp_path/'index.parquet')
+    assert k == 0 or re.search(r'byte \d', str(e.value)), e.value
+    if how in ('bit','zeros') and k: assert f'{at[50]:,}' in str(e.value)
+    assert not (tmp_path/'index.parquet').exists()
+
+def test_archives_of_every_kind(tmp_path):
+    "Long names in three formats, hard and symbolic links, an updated member, hidden files, pipes called like images."
+    (tmp_path/'t').mkdir()
+    long = 'd'*90+'/'+'e'*120+'/x.jpg'
+    for name,kind in dict(gnu=tarfile.GNU_FORMAT, pax=tarfile.PAX_FORMAT, old=tarfile.USTAR_FORMAT).items():
+        with tarfile.open(tmp_path/'t'/f'{name}.TAR', 'w', format=kind) as t:
+            if name != 'old': add(t, long, b'long')
+            add(t, './b/1.jpg', b'first')
+            add(t, 'b/hard.jpg', type=tarfile.LNKTYPE, linkname='b/1.jpg')
+            add(t, 'c/soft.jpg', type=tarfile.SYMTYPE, linkname='../b/hard.jpg')
+            add(t, 'c/lost.jpg', type=tarfile.SYMTYPE, linkname='nowhere.jpg')
+            add(t, 'c/circle.jpg', type=tarfile.SYMTYPE, linkname='circle.jpg')
+            add(t, 'pipe.jpg', type=tarfile.FIFOTYPE)
+            add(t, 'folder.jpg', type=tarfile.DIRTYPE)
+            for o in ('b/._1.jpg', '.trash/2.jpg', 'b/notes.txt'): add(t, o)
+            add(t, 'b/1.jpg', b'second')
+    t = TarFiles.find(tmp_path/'t')
+    got,bad = {},set()
+    for i in range(len(t)):
+        try: got[t[i].split('/t/')[1]] = t.read(i)
+        except ImageError as e: bad.add((t[i].split('.TAR/')[1], e.reason))
+    for name in ('gnu','pax','old'):
+        assert {k.split('.TAR/')[1].removeprefix('./'): v for k,v in got.items() if k.startswith(name)} == {'b/1.jpg': b'second', 'b/hard.jpg': b'second', 'c/soft.jpg': b'second'} | ({long: b'long'} if name != 'old' else {})
+    assert bad == {(o, 'missing') for o in ('c/lost.jpg','c/circle.jpg','pipe.jpg')}
+
+def test_what_an_archive_cannot_be(tmp_path):
+    (tmp_path/'t').mkdir()
+    os.mkfifo(tmp_path/'t'/'a.tar')
+    with pytest.raises(StoreError, match='a.tar is no regular file'): TarFiles.find(tmp_path/'t')
+    os.unlink(tmp_path/'t'/'a.tar')
+    with tarfile.open(tmp_path/'t'/'a.tar', 'w', format=tarfile.PAX_FORMAT) as t: add(t, 'holes.jpg', b'0\n'+bytes(510), pax_headers={'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.name': 'holes.jpg', 'GNU.sparse.realsize': '9'})
+    with pytest.raises(StoreError, match=r'a.tar: member .*holes.jpg.* with holes'): TarFiles.find(tmp_path/'t')
+    with open(tmp_path/'t'/'a.tar', 'wb') as f: f.truncate(2**40)
+    with pytest.raises(StoreError, match='ends at byte 0, but the file goes on'): TarFiles.find(tmp_path/'t')
+
+def test_a_kept_list_is_made_anew_if_it_does_not_hold(hundred, tmp_path):
+    folder,at = hundred
+    index = tmp_path/'index.parquet'
+    t = TarFiles.find(folder, index)
+    s = os.stat(folder/'a.tar')
+    t[:50].save(index, str([('a.tar', s.st_size, s.st_mtime_ns)])) # as versions before wrote it of a damaged archive
+    assert len(TarFiles.find(folder, index)) == 100
+    index.write_bytes(b'PAR1 no more')
+    assert len(TarFiles.find(folder, index)) == len(TarFiles.find(folder, index)) == 100
+    (folder/'a.tar').write_bytes(harmed(at[50], (folder/'a.tar').read_bytes(), 'bit'))
+    os.utime(folder/'a.tar', ns=(s.st_mtime_ns, s.st_mtime_ns)) # rewritten in place: same size, same time
+    with pytest.raises(StoreError, match='is damaged'): TarFiles.find(folder, index)
+
+def test_archives_have_an_identity(hundred, tmp_path):
+    folder,_ = hundred
+    t,h = TarFiles.find(folder),Hierarchy.from_edges([('a','b')])
+    s = Split(FileImages(t, 8), [0]*100)
+    assert s.digest == t.digest == t[np.arange(100)].digest != t[:99].digest and s.take(range(9)).digest == t[:9].digest
+    renamed = TarFiles(folder, t.tars, t.tar, t.name, t.offset, t.size+1)
+    assert renamed.digest != t.digest
+    twice = Source('x', h, dict(train=Split(FileImages(t, 8), [0]*100), test=Split(FileImages(t[[7, 3]], 8), [0, 0])), h.level(0)).leakage()
+    assert twice.again.tolist() == ['a.tar/007.jpg','a.tar/003.jpg'] and twice.image.tolist() == twice.again.tolist()
+
+def test_a_subsample_of_a_stream_leaves_bad_images_out_too(listed, folder):
+    (folder/'tabby'/'3.jpg').write_bytes(b'')
+    some = stream(listed, 16).subsample(24)
+    s = some.split('train')
+    dls = dataloaders(some, listed.target, bs=8, device='cpu')
+    assert sum(len(b[1]) for b in dls.train) == 23 and s.images.files.digest == s.digest == listed.split('train').digest
+    alone = Split(FileImages(listed.split('train').files, 16), listed.split('train').leaf)
+    at = [i for i in range(24) if alone.files[i].endswith('tabby/3.jpg')][0]
+    x,ok = alone.images.fetch([at])
+    assert x.shape == (0,16,16,3) and not ok.any(), 'one image is not the disk'
+    with pytest.raises(StoreError, match='tabby/3.jpg cannot be used .empty'): alone.images[at]
+    one = dataloaders(listed.but(splits=dict(train=alone)), listed.target, bs=1, valid=None, device='cpu')
+    assert sum(len(b[1]) for b in one.train) == 23 and all(len(b[1]) for b in one.train)
 
 
 def test_workers_read_the_same_archives(folder, tmp_path):

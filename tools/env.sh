@@ -1,9 +1,10 @@
 #!/bin/sh
-# Make or update a Python environment:  sh tools/env.sh FOLDER run|dev|docs|newest
+# Make or update a Python environment:  sh tools/env.sh FOLDER run|dev|docs|newest|lowest
 #   run     the library, editable, at the versions in constraints.txt
 #   dev     the same with everything that `make test` needs
 #   docs    the same with what builds the site, and what looks at it in a browser (not the browser)
 #   newest  the library as a user gets it (not editable), every dependency at its newest release
+#   lowest  the same with everything that settings.ini names at the lowest version it allows (needs uv; Python 3.10)
 # uv is used if it is on PATH (UV=/path/to/uv names another, UV=no goes without), else python -m venv and pip.
 # PYTHON=/path/to/python chooses the interpreter.
 set -eu
@@ -14,12 +15,16 @@ say() { printf '%s\n' "-- $*"; }
 die() { printf '%s\n' "tools/env.sh: $*" >&2; exit 1; }
 
 case $mode in
-    run) what=.;; dev) what='.[dev]';; docs) what='.[dev,docs]';; newest) what='.[test]';;
-    *) die "second argument is '$mode', should be run, dev, docs or newest";;
+    run) what=.;; dev) what='.[dev]';; docs) what='.[dev,docs]';; newest|lowest) what='.[test]';;
+    *) die "second argument is '$mode', should be run, dev, docs, newest or lowest";;
 esac
 
 uv=${UV:-$(command -v uv || true)}
 if [ "$uv" = no ]; then uv=; fi
+if [ $mode = lowest ]; then
+    [ -n "$uv" ] || die "only uv can choose the lowest versions: install it (https://docs.astral.sh/uv/)"
+    PYTHON=${PYTHON:-3.10}
+fi
 
 is_python() {  # $1: a command; $2: the newest minor version wanted
     command -v "$1" >/dev/null 2>&1 && "$1" -c "import sys; sys.exit(not (3,10) <= sys.version_info[:2] <= (3,$2))" >/dev/null 2>&1
@@ -58,7 +63,11 @@ if ! "$folder/bin/python" -c 'import sys; sys.exit(sys.version_info < (3,10))' >
 fi
 
 say "installing into $folder ($mode); the first time this fetches PyTorch, a few minutes"
-if [ $mode = newest ]; then
+if [ $mode = lowest ]; then
+    rm -rf build
+    "$uv" pip install --python "$folder/bin/python" --resolution lowest-direct --reinstall-package granularity_nb .
+    "$uv" pip install --python "$folder/bin/python" "$what"  # the tests' own tools at any version; the rest stays as it is
+elif [ $mode = newest ]; then
     rm -rf build  # setuptools would pack modules that were deleted since
     if [ -n "$uv" ]; then
         "$uv" pip install --python "$folder/bin/python" --upgrade --reinstall-package granularity_nb "$what"

@@ -157,7 +157,7 @@ class GatherDL(TfmdDL):
             fs = _gatherers(self.dataset)
             for b in chunked(samps, self.bs, self.drop_last):
                 x,r = fs[0].fetch(rows[list(b)])
-                yield x, *(f.gather(r) for f in fs[1:])
+                if len(r): yield x, *(f.gather(r) for f in fs[1:]) # of a batch of one image, nothing may be left
 
 # %% ../../nbs/data/05_block.ipynb #fe6b9af4
 @patch

@@ -8,10 +8,12 @@ __all__ = ['carve', 'SourceWarning', 'folder_source', 'table_source', 'tiny_imag
 
 # %% ../../nbs/data/04_images.ipynb #f48bfdaa
 import csv, os, re, warnings
+from functools import partial
 import numpy as np
 from pathlib import Path
 from ..files import cache_folder
-from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _pick
+from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _behind, _class_names, _given_names, _own_names, _pick, _transformed
+from .store import ImageError, pixels
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 from ..labels.reading import image_types, read_table
@@ -83,22 +85,50 @@ def carve(
 class SourceWarning(UserWarning):
     "A data set could be opened, but not all of it."
 
-def _decoded(name, files, size, cache, strict):
-    "Pixels of all files, the row of each file in them (-1 if it cannot be used), a hash of each file."
+class _Later:
+    "Files to be decoded, and which of them a split has."
+    def __init__(self, how, rows): self.how,self.rows = how,rows
+    def __getitem__(self, i): return _Later(self.how, self.rows[i])
+
+    def decode(self, splits):
+        "The splits with pixels, without images that cannot be used."
+        return _pixels(splits, **self.how)
+
+def _store(name, files, size, cache, strict):
     from granularity_nb.data.store import store
-    try: st = store(files.relative(), root=files.root, size=tuple(size) if isinstance(size, list) else size, folder=None if cache is None else os.path.join(_cache(cache), 'stores'), strict=strict)
+    try: return store(files.relative(), root=files.root, size=tuple(size) if isinstance(size, list) else size, folder=None if cache is None else os.path.join(_cache(cache), 'stores'), strict=strict)
     except ValueError as e: raise e if isinstance(e, SourceError) else SourceError(f'{name}: {e}') from None
-    at = np.full(len(files), -1)
-    at[st.rows] = np.arange(len(st.rows))
-    if len(st.bad): warnings.warn(f"{name}: {len(st.bad)} of {len(files)} images cannot be used and are left out, such as {st.bad.name.iloc[0]} ({st.bad.reason.iloc[0]}); all are listed in {os.path.join(st.folder, 'bad.csv')}", SourceWarning, stacklevel=5)
-    return st.array, at, st.digests
+
+def _pixels(splits, name, files, counts, **kw):
+    "All in one store, whatever the seed that has dealt them; where steps have left only some of a split, those in one of their own."
+    rows = {k: s.later.rows for k,s in splits.items()}
+    cut = [k for k,o in rows.items() if len(o) < counts[k]]
+    out,bad,n = {},[],0
+    for group in ([k for k in rows if k not in cut], *([k] for k in cut)):
+        if not any(len(rows[k]) for k in group): continue
+        used = np.unique(np.concatenate([rows[k] for k in group]))
+        st = _store(name, files[used], **kw)
+        at = np.full(len(used), -1)
+        at[st.rows] = np.arange(len(st.rows))
+        n += len(used)
+        if len(st.bad): bad.append(st)
+        for k in group:
+            i = np.searchsorted(used, rows[k])
+            good = at[i] >= 0
+            out[k] = Split(Rows(st.array, at[i[good]]), splits[k].leaf[good], files[rows[k][good]], st.digests[i[good]])
+            if len(i) and not good.any(): raise SourceError(f"{name}: none of the {len(i)} images of {k!r} can be used, such as {st.bad.name.iloc[0]} ({st.bad.reason.iloc[0]}); all are listed in {os.path.join(st.folder, 'bad.csv')}")
+    if bad: _warn_bad(name, bad, n)
+    return {k: out[k] if k in out else Split(np.zeros((0,1,1), np.uint8), []) for k in splits}
+
+def _warn_bad(name, stores, n):
+    t = stores[0].bad
+    warnings.warn(f"{name}: {sum(len(o.bad) for o in stores)} of {n} images cannot be used and are left out, such as {t.name.iloc[0]} ({t.reason.iloc[0]}); all are listed in {' and '.join(os.path.join(o.folder, 'bad.csv') for o in stores)}", SourceWarning, stacklevel=6)
 
 def _splits(name, files, leaf, parts, size, cache, strict):
-    "Splits from the image numbers of each."
+    "Splits from the image numbers of each; they are decoded when the data set's steps are taken."
     if size is None: return {k: Split(files[o], leaf[o]) for k,o in parts.items()}
-    array,at,hashes = _decoded(name, files, size, cache, strict)
-    parts = {k: o[at[o] >= 0] for k,o in parts.items()}
-    return {k: Split(Rows(array, at[o]), leaf[o], files[o], hashes[o]) for k,o in parts.items()}
+    how = dict(name=name, files=files, counts={k: len(o) for k,o in parts.items()}, size=size, cache=cache, strict=strict)
+    return {k: Split(files[o], leaf[o], later=_Later(how, o)) for k,o in parts.items()}
 
 # %% ../../nbs/data/04_images.ipynb #45efded2
 def _where(root, cache, strict=False, **more):
@@ -313,10 +343,14 @@ def _in(files, top):
     "Numbers of the files below a folder."
     return np.flatnonzero(np.array([o.split('/')[0] == top for o in files.folders], bool)[files.folder])
 
-def _own_size(path):
-    from PIL import Image
-    with Image.open(path) as x: w,h = x.size
-    return w if w == h else [h, w]
+def _own_size(name, files):
+    "Height and width of the first image that can be used."
+    bad = []
+    for i in range(len(files)):
+        try: h,w = pixels(files[i]).shape[:2]
+        except ImageError as e: bad.append(e)
+        else: return w if w == h else [h, w]
+    raise SourceError(f'{name}: none of the {len(files)} images can be used, such as {bad[0]}')
 
 _tiny_layout = 'wnids.txt, train/<wnid>/images/*.JPEG, val/images/*.JPEG, val/val_annotations.txt'
 
@@ -352,7 +386,7 @@ def tiny_imagenet_source(
     lost = sorted(set(wnids) ^ {vocab[i] for i in np.unique(codes[parts['train']])}) or sorted(set(vocab)-set(wnids))
     if lost: raise bad(f'{lost[0]} is not both in wnids.txt and a folder of images in train')
     if len(truth) > len(parts['test']): raise bad(f"val_annotations.txt lists {len(truth)} images, but val holds {len(parts['test'])}")
-    if size == 'own': size = _own_size(files[0])
+    if size == 'own': size = _own_size(name, files)
     return _from_wnids(name, files, vocab, codes, parts, target=target, shares=dict(valid=valid), what=dict(size=size, valid=valid, seed=seed, target=target), where=_where(root, cache, strict))
 
 # %% ../../nbs/data/04_images.ipynb #2791f7a0
@@ -530,17 +564,27 @@ def cifar100_source(
 # %% ../../nbs/data/04_images.ipynb #a7dd8cf1
 def from_datasets(
     name:str,      # what the source is called
-    datasets:dict, # split ('train', 'valid', 'test', …) → map-style dataset of (image, class number)
+    datasets:dict, # split ('train', 'valid', 'test', …) → map-style dataset of (image, class number or name)
     hierarchy:Hierarchy, # over the class names
-    classes=None,  # the class names in the order of their numbers; None: the first dataset's `classes`
+    classes=None,  # the class names in the order of their numbers; or split → those; None: each dataset's own, or the first's where it has none
     target=None,   # `LabelMap` of the hierarchy's leaves; None for its coarsest level
     levels=None,   # name → `LabelMap`; None for those of a tree
     **kw,          # further arguments of `Source`, such as `args`
 )->Source:
-    "A source from torch datasets that share one numbering of classes."
-    first = next(iter(datasets.values()))
-    classes = classes or getattr(first, 'classes', None)
-    if classes is None: raise SourceError(f'{name}: the dataset has no classes; pass classes=[…], the names in the order of their numbers')
-    labels = LabelMap(classes, hierarchy.leaves, hierarchy.codes(classes))
+    "A source from torch datasets, each with its own numbering of classes."
+    if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
+    classes = classes if isinstance(classes, dict) else dict.fromkeys(datasets, classes)
+    first,splits = _own_names(_behind(next(iter(datasets.values())))[0][0]),{}
+    for k,o in datasets.items():
+        try: names,images = _class_names(o, partial(_numbering, k, first, classes.get(k)))
+        except SourceError as e: raise SourceError(f'{name}, {k!r}: {e}') from e.__cause__
+        splits[k] = Split(images, hierarchy.codes(names))
     levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
-    return Source(name, hierarchy, {k: Split.from_dataset(o, labels) for k,o in datasets.items()}, target or [*levels.values()][-1], levels, **kw)
+    return Source(name, hierarchy, splits, target or [*levels.values()][-1], levels, **kw)
+
+def _numbering(split, first, given, dataset):
+    "Class number → name of a dataset, or what to raise if a number comes up."
+    own = _own_names(dataset)
+    if given is not None: return _given_names(dict(enumerate(given)), dataset)
+    if own is None or own == first or not _transformed(dataset): return own or first
+    return SourceError(f"its numbers come out of a target_transform, so they may count its own {len(own)} classes or those of another split: say which with classes={{{split!r}: […]}}")

@@ -7,13 +7,16 @@ __all__ = ['SourceError', 'Rows', 'Files', 'Split', 'Source', 'register', 'sourc
            'identity_args', 'stratified_order']
 
 # %% ../../nbs/data/01_source.ipynb #a165bb58
-import difflib, hashlib, importlib, inspect, json, operator, os
+import difflib, hashlib, importlib, inspect, json, operator, os, sys
 import numpy as np
-from functools import cached_property, partial
+from collections.abc import Mapping
+from functools import cached_property, partial, wraps
 from fastcore.basics import patch
 from pathlib import Path
+from .store import ImageError, pixels, read_regular
 from ..labels.hierarchy import Hierarchy, LabelMap
-from ..labels.reading import image_types
+from ..labels.reading import image_types, texts
+from ..text import in_plot
 
 # %% ../../nbs/data/01_source.ipynb #3d6932c4
 class SourceError(ValueError):
@@ -38,6 +41,10 @@ class Rows:
     def __repr__(self): return f"Rows({len(self)} of {len(self.base)}, {'x'.join(map(str, self.shape[1:]))})"
 
 # %% ../../nbs/data/01_source.ipynb #cbed5c88
+def _bytes(path):
+    try: return os.stat(path).st_size
+    except (OSError, ValueError): return 0
+
 class Files:
     "Image files below one folder, in a compact form; `files[3]` is a path, `files[[3, 5]]` are `Files` again."
     def __init__(self,
@@ -45,15 +52,32 @@ class Files:
         folders, # list of folders below `root`, such as 'train/n01443537'; '' is `root` itself
         folder,  # number in `folders` of each file
         name,    # name of each file within its folder: str, or bytes in the file system's encoding
-        size,    # bytes of each file
+        size=None, # bytes of each file; None: looked up when they are needed
     ):
         self.unread = () # of each folder in which `find` saw only files that are no images, one such file
         self.root,self.folders = os.fspath(root),list(folders)
-        self.folder,self.size = np.asarray(folder, np.int32),np.asarray(size, np.int64)
+        self.folder,self._size = np.asarray(folder, np.int32),None if size is None else np.asarray(size, np.int64)
         self.name = name if getattr(name, 'dtype', None) is not None and name.dtype.kind=='S' else np.array([os.fsencode(o) for o in name], dtype='S')
-        if not len(self.name)==len(self.folder)==len(self.size): raise SourceError(f'{len(self.name)} names, {len(self.folder)} folders and {len(self.size)} sizes: one of each a file is needed')
+        n = len(self.name) if size is None else len(self._size)
+        if not len(self.name)==len(self.folder)==n: raise SourceError(f'{len(self.name)} names, {len(self.folder)} folders and {n} sizes: one of each a file is needed')
 
     def __len__(self): return len(self.name)
+
+    @property
+    def size(self)->np.ndarray: # int64 (n,)
+        "Bytes of each file; 0 for one that cannot be looked at, which shows when it is decoded."
+        if self._size is None:
+            at = [os.fsencode(os.path.join(self.root, *o.split('/'), '')) for o in self.folders]
+            self._size = np.fromiter((_bytes(at[f]+o) for f,o in zip(self.folder.tolist(), self.name.tolist())), np.int64, len(self))
+        return self._size
+
+    def read(self,
+        i:int,          # number of a file
+        max_bytes=None, # larger files are not read; `store.MAX_BYTES` if None
+    )->bytes:
+        "What a file holds; `ImageError` if it cannot be read."
+        return read_regular(self[i], max_bytes)
+
     def _part(self, i):
         folder = self.folders[self.folder[i]]
         return f'{folder}/{os.fsdecode(self.name[i])}' if folder else os.fsdecode(self.name[i])
@@ -63,7 +87,7 @@ class Files:
         return [self._part(i) for i in range(len(self))]
 
     def __getitem__(self, i):
-        if isinstance(i, slice) or np.ndim(i): return Files(self.root, self.folders, self.folder[i], self.name[i], self.size[i])
+        if isinstance(i, slice) or np.ndim(i): return Files(self.root, self.folders, self.folder[i], self.name[i], None if self._size is None else self._size[i])
         return os.path.join(self.root, *self._part(operator.index(i)).split('/'))
 
     def __repr__(self): return f'Files({len(self)} in {len(np.unique(self.folder))} folders of {self.root})'
@@ -85,26 +109,25 @@ def _hash(self:Files):
 
 # %% ../../nbs/data/01_source.ipynb #26ea812e
 def _walk(root, part, seen, unread):
-    "(folder, names, sizes) for `part` of `root` and every folder below that holds images, in alphabetical order; a file of each last folder that has only others goes to `unread`."
-    here,names,sizes,below,other = os.path.join(root, part) if part else root,[],[],[],None
+    "(folder, names) for `part` of `root` and every folder below that holds images, in alphabetical order; a file of each last folder that has only others goes to `unread`."
+    here,names,below,other = os.path.join(root, part) if part else root,[],[],None
     real = os.path.realpath(here)
     if real in seen: raise SourceError(f'{here} is the same folder as {seen[real]}: remove the link that leads there twice')
     seen[real] = here
-    for o in sorted(os.scandir(here), key=lambda o: o.name):
+    try: entries = sorted(os.scandir(here), key=lambda o: o.name)
+    except OSError as e: raise SourceError(f'{here} cannot be read ({e.strerror}): change who may, or move it away') from None
+    for o in entries:
         if o.name.startswith('.'): continue
-        if o.is_dir(): below.append(f'{part}/{o.name}' if part else o.name)
-        elif o.name.lower().endswith(image_types):
-            names.append(os.fsencode(o.name))
-            sizes.append(_size(o))
+        if _is_folder(o): below.append(f'{part}/{o.name}' if part else o.name)
+        elif o.name.lower().endswith(image_types): names.append(os.fsencode(o.name))
         else: other = f'{part}/{o.name}' if part else o.name
-    if names: yield part,np.array(names, dtype='S'),np.array(sizes, np.int64)
+    if names: yield part,np.array(names, dtype='S')
     elif other and not below: unread.append(other)
     for o in below: yield from _walk(root, o, seen, unread)
 
-def _size(entry):
-    "Bytes of a file; 0 for a link that leads nowhere, which shows when it is decoded."
-    try: return entry.stat().st_size
-    except FileNotFoundError: return 0
+def _is_folder(entry):
+    try: return entry.is_dir()
+    except OSError: return False # a link to itself, or to where nobody may look
 
 @patch(cls_method=True)
 def find(cls:Files,
@@ -120,8 +143,8 @@ def find(cls:Files,
     if old is not None: return old
     seen,found,unread = {},[],[]
     for o in parts: found += _walk(os.fspath(root), o, seen, unread)
-    folders,names,sizes = zip(*found) if found else ((), (np.zeros(0, 'S1'),), (np.zeros(0, np.int64),))
-    files = cls(root, folders, np.repeat(np.arange(len(folders)), [len(o) for o in names[:len(folders)]]), np.concatenate(names), np.concatenate(sizes))
+    folders,names = zip(*found) if found else ((), (np.zeros(0, 'S1'),))
+    files = cls(root, folders, np.repeat(np.arange(len(folders)), [len(o) for o in names[:len(folders)]]), np.concatenate(names))
     files.unread = unread
     if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}), unread=json.dumps(unread))
     return files
@@ -132,12 +155,12 @@ def save(self:Files,
     path, # of the file, usually '….parquet'
     **extra, # str → str, kept with it
 )->None:
-    "Write the list as Parquet, whole or not at all; the root is not kept."
+    "Write the list as Parquet, whole or not at all; the root is not kept, nor sizes that nobody has asked for."
     import pyarrow as pa, pyarrow.parquet as pq
     from granularity_nb.files import whole_file
     width = max(1, self.name.dtype.itemsize)
     name = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(self), [None, pa.py_buffer(np.ascontiguousarray(self.name))])
-    table = pa.table(dict(folder=self.folder, name=name, size=self.size))
+    table = pa.table(dict(folder=self.folder, name=name) | ({} if self._size is None else dict(size=self._size)))
     with whole_file(path) as tmp: pq.write_table(table.replace_schema_metadata(dict(folders=json.dumps(self.folders), **extra)), tmp, use_dictionary=False, compression='lz4')
 
 def _column(path, name, dtype):
@@ -156,7 +179,7 @@ def load(cls:Files,
     import pyarrow.parquet as pq
     s = pq.read_schema(path)
     return cls(root, json.loads(s.metadata[b'folders']), _column(path, 'folder', np.int32),
-               _column(path, 'name', f"S{s.field('name').type.byte_width}"), _column(path, 'size', np.int64))
+               _column(path, 'name', f"S{s.field('name').type.byte_width}"), _column(path, 'size', np.int64) if 'size' in s.names else None)
 
 # %% ../../nbs/data/01_source.ipynb #3f24e8b7
 _many = 20_000 # files from which on a list is worth keeping: walking past so many takes some tenths of a second
@@ -173,6 +196,7 @@ def _kept(root, parts, cache):
         about = pq.read_schema(path).metadata
         if any(os.stat(o).st_mtime_ns != t for o,t in json.loads(about[b'times']).items()): return None
         files = Files.load(path, root)
+        files._size = None # earlier versions kept them
         files.unread = json.loads(about[b'unread'])
         return files
     except (OSError, ValueError, KeyError): return None # not there, damaged or of an earlier version, or a folder has gone
@@ -200,13 +224,15 @@ class Split:
         leaf,   # leaf of each image, as its number in the hierarchy's `leaves`
         files=None, # the `Files` that the images were decoded from
         hashes=None,# uint8 (n, k): a hash of each file's content, if it is known
+        later=None, # what will decode the files, and which of all they are; see `Source.decoded`
     ):
         leaf = np.asarray(leaf)
         if leaf.ndim != 1 or (leaf.size and leaf.dtype.kind not in 'iu'):
             raise SourceError(f'leaf must be a flat array of whole numbers, one an image, not {leaf.dtype} {leaf.shape}')
         if _is_paths(images): images = _as_files(images)
         self._images,self.files = (None,images) if isinstance(images, Files) else (images,files)
-        self.leaf,self.hashes = leaf.astype(np.int32),hashes
+        if self.files is None and hasattr(images, 'fetch') and hasattr(images.files, 'digest'): self.files = images.files # decoded when they are read
+        self.leaf,self.hashes,self.later = leaf.astype(np.int32),hashes,later
         self.leaf.setflags(write=False)
         if self.files is not None: self._same_length(self.files)
         if not callable(images) and self._images is not None: self.images
@@ -235,7 +261,8 @@ class Split:
     @cached_property
     def stats(self)->tuple: # two lists, one value a channel, for pixels scaled to 0…1
         "Mean and standard deviation of each channel, from at most 10,000 images that are spread evenly over all."
-        x = self.images[np.linspace(0, len(self)-1, min(len(self), 10_000)).astype(int)]
+        some,x = np.linspace(0, len(self)-1, min(len(self), 10_000)).astype(int),self.images
+        x = x.fetch(some)[0] if hasattr(x, 'fetch') else x[some]
         x = x.reshape(len(x), -1, *(x.shape[3:] or (1,)))
         n = np.stack([np.bincount(x[...,c].ravel(), minlength=256) for c in range(x.shape[-1])])/max(1, x[...,0].size)
         v = np.arange(256)/255
@@ -247,21 +274,14 @@ class Split:
         return f'Split({len(self)} images, {size})'
 
 # %% ../../nbs/data/01_source.ipynb #874afb4f
-def _decode(
-    path, # of an image file
-)->np.ndarray: # uint8 (height, width, 3)
-    "One image file in RGB, turned as its EXIF data say, in its own size."
-    from PIL import Image, ImageOps
-    try:
-        with Image.open(path) as x: return np.array(ImageOps.exif_transpose(x).convert('RGB'))
-    except OSError as e: raise SourceError(f'{path} is no image that can be read ({e}): download it again, or leave it out') from None
-
 @patch
 def image(self:Split,
     i:int, # position in the split
 )->np.ndarray: # uint8 (height, width[, channels])
-    "One image; from its file, in its own size, if the split has no pixels."
-    return np.asarray(self.images[i]) if self.has_pixels else _decode(self.files[i])
+    "One image; from its file, in its own size, upright and in RGB, if the split has no pixels."
+    if self.has_pixels: return np.asarray(self.images[i])
+    try: return pixels(self.files[i])
+    except ImageError as e: raise SourceError(f'{e}: download it again, or leave it out') from None
 
 # %% ../../nbs/data/01_source.ipynb #ed84bb1f
 def _rows(split, rows):
@@ -276,8 +296,9 @@ def take(self:Split,
     "Some images of the split, in the order of `rows`."
     rows = np.arange(len(self))[rows]
     images = partial(_rows, self, rows) if callable(self._images) else Rows(self.images, rows) if self.has_pixels else None
-    files = self.files if self.files is None else self.files[rows]
-    return Split(files if images is None else images, self.leaf[rows] if leaf is None else leaf, files, self.hashes if self.hashes is None else self.hashes[rows])
+    if hasattr(self._images, 'fetch'): images = self.images.take(rows)
+    files,hashes,later = (o if o is None else o[rows] for o in (self.files, self.hashes, self.later))
+    return Split(files if images is None else images, self.leaf[rows] if leaf is None else leaf, files, hashes, later)
 
 # %% ../../nbs/data/01_source.ipynb #795a3b01
 @patch(as_prop=True)
@@ -299,38 +320,134 @@ def _pixels(x, i):
     if hasattr(x, 'numpy'): # a tensor: channels first
         x = x.numpy()
         x = x[0] if x.ndim == 3 and len(x) == 1 else np.moveaxis(x, 0, -1) if x.ndim == 3 else x
-    elif hasattr(x, 'convert'): x = np.asarray(x if x.mode in ('L','RGB') else x.convert('RGB'))
+    elif hasattr(x, 'convert'): # a picture
+        try: x = pixels(x, mode=None)
+        except ImageError as e: raise SourceError(f'image {i} of the dataset cannot be used ({e})') from None
     x = np.asarray(x)
     if x.dtype != np.uint8: raise SourceError(f'image {i} of the dataset is {x.dtype}, not uint8: open it without ToTensor and Normalize')
     return x
 
+def _item(dataset, i):
+    try: return dataset[i]
+    except Exception as e: # whatever its code raises
+        files = getattr(dataset, 'samples', None)
+        raise SourceError(f"image {i} of the dataset{f', {files[i][0]},' if isinstance(files, list) and i < len(files) else ''} cannot be read ({type(e).__name__}: {e})") from e
+
 def _read_dataset(dataset):
     "All images of a dataset as one array."
-    x = [_pixels(dataset[i][0], i) for i in range(len(dataset))]
+    x = [_pixels(_item(dataset, i)[0], i) for i in range(len(dataset))]
+    if {o.ndim for o in x} == {2, 3}: x = [o if o.ndim == 3 else np.repeat(o[...,None], 3, 2) for o in x] # grey among colours
     odd = next((i for i,o in enumerate(x) if o.shape != x[0].shape), None)
     if odd is not None: raise SourceError(f'image {odd} of the dataset is {x[odd].shape}, image 0 is {x[0].shape}: give it a transform that makes them equal, such as Resize and CenterCrop')
     return np.stack(x)
 
 # %% ../../nbs/data/01_source.ipynb #19665c93
-def _targets(dataset):
-    "The class number of each image, from the dataset's `targets` or `labels`, or else by reading all."
-    y = next((getattr(dataset, o) for o in ('targets','labels') if hasattr(dataset, o)), None)
-    return np.array([dataset[i][1] for i in range(len(dataset))] if y is None else y)
+def _behind(dataset):
+    "The datasets that torch's own `Subset` and `ConcatDataset` are made of; of each item, which of them it is from, and where it is there."
+    if not all(hasattr(dataset, o) for o in ('__len__','__getitem__')): raise SourceError(f'{type(dataset).__name__} is no map-style dataset, which has a length and dataset[i]')
+    of_torch,n = sys.modules.get('torch.utils.data'),len(dataset)
+    if of_torch and type(dataset) is of_torch.Subset:
+        base,of,at = _behind(dataset.dataset)
+        rows = np.asarray(dataset.indices, np.int64)
+        return base, of[rows], at[rows]
+    if of_torch and type(dataset) is of_torch.ConcatDataset:
+        base,of,at = zip(*map(_behind, dataset.datasets))
+        first = np.cumsum([0, *map(len, base)])
+        return sum(base, []), np.concatenate([o+k for o,k in zip(of, first)]), np.concatenate(at)
+    return [dataset], np.zeros(n, np.int64), np.arange(n)
+
+def _known_labels(dataset):
+    "What some `__getitem__`s of torchvision give as labels, without reading an image; None for any other dataset."
+    tv,get = sys.modules.get('torchvision.datasets'),type(dataset).__getitem__
+    if tv is None: return None
+    if get is tv.DatasetFolder.__getitem__: y = [o[1] for o in dataset.samples]
+    elif get in (tv.CIFAR10.__getitem__, tv.MNIST.__getitem__): y = [int(o) for o in dataset.targets]
+    else: return None
+    return y if dataset.target_transform is None else [dataset.target_transform(o) for o in y]
+
+def _pair(item):
+    "Image and label of an item: the first two of a tuple, or Hugging Face's 'image' and 'label'."
+    if isinstance(item, (tuple,list)) and len(item) > 1: return item[0],item[1]
+    image = next((item[o] for o in ('image','img') if o in item), None) if isinstance(item, Mapping) else None
+    if image is not None and 'label' in item: return image,item['label']
+    raise SourceError('an item of a dataset is a pair of an image and its label, or a dict of both as \'image\' and \'label\', not '
+                      + (f"a dict of {', '.join(map(repr, item))}" if isinstance(item, Mapping) else f'{type(item).__name__}'))
+
+def _label(y, i):
+    "The label of image `i`: its class number, or its class name."
+    if isinstance(y, str): return str.__str__(y)
+    try: a = np.asarray(y).reshape(-1)
+    except (TypeError, ValueError, RuntimeError): a = ()
+    if len(a) == 1 and a.dtype.kind in 'iubU': return str(a[0]) if a.dtype.kind == 'U' else int(a[0])
+    raise SourceError(f'the label of image {i} of the dataset is {y!r}: class numbers or class names are needed, one an image')
+
+# %% ../../nbs/data/01_source.ipynb #addc820c
+def _own_names(dataset):
+    "Class number → name, as a dataset itself says; None if it does not."
+    names,number,features = (getattr(dataset, o, None) for o in ('classes','class_to_idx','features'))
+    if names is None and isinstance(features, Mapping): names = getattr(features.get('label'), 'names', None) # of Hugging Face
+    if isinstance(number, Mapping) and len(set(number.values())) == len(number) and (names is None or set(number) == set(names)): return {i:o for o,i in number.items()}
+    return dict(enumerate(names)) if isinstance(names, (list,tuple,np.ndarray)) and len(names) else None
+
+def _transformed(dataset): return getattr(dataset, 'target_transform', None) is not None
+
+def _given_names(given, dataset):
+    "`given` (class number → name), unless the dataset contradicts it."
+    number = {o:i for i,o in given.items()}
+    odd = next(((o, i) for i,o in (_own_names(dataset) or {}).items() if number.get(o, i) != i), None)
+    if odd and not _transformed(dataset): raise SourceError(f'class {odd[0]!r} has the number {odd[1]} in the dataset, but {number[odd[0]]} in the classes given: give them in the order of its own numbers')
+    return given
+
+def _raw(dataset):
+    "All images, if a dataset keeps them as one array and does nothing to them; they have a digest, unlike those that a function makes."
+    x = getattr(dataset, 'data', None)
+    return x if isinstance(x, np.ndarray) and x.dtype == np.uint8 and len(x) == len(dataset) and not getattr(dataset, 'transforms', None) else None
+
+def _class_names(dataset,
+                 names): # function: one of the datasets behind it → class number → name, or None
+    "The class name of each image, and the images as an array or a function."
+    base,of,at = _behind(dataset)
+    if not len(of): raise SourceError('the dataset is empty: leave it out')
+    known = {b: _known_labels(base[b]) for b in np.unique(of).tolist()}
+    number = {b: names(base[b]) for b in known}
+    name = lambda i,y: _named(_label(y, i), number[of[i]], i)
+    raw,later = _raw(dataset),partial(_read_dataset, dataset)
+    if all(o is not None for o in known.values()): return [name(i, known[b][k]) for i,(b,k) in enumerate(zip(of.tolist(), at.tolist()))], later if raw is None else raw
+    out,images = [],[]
+    for i in range(len(of)):
+        x,y = _pair(_item(dataset, i))
+        out.append(name(i, y))
+        images.append((_pixels(x, i), y))
+    images = _read_dataset(images)
+    return out, partial(np.asarray, images) if raw is None else images
+
+def _named(y, names, i):
+    "The name of a class that is given by its number, or by its name."
+    if isinstance(y, str): return y
+    if names is None: raise SourceError(f'image {i} has the class number {y}, but the dataset has no classes; pass classes=[…], the names in the order of their numbers')
+    if isinstance(names, Exception): raise names
+    if y not in names: raise SourceError(f'image {i} of the dataset has the class number {y}, but only class numbers {min(names)} … {max(names)} have names')
+    return texts([names[y]], 'classes')[0]
 
 @patch(cls_method=True)
 def from_dataset(cls:Split,
-    dataset,         # map-style: `len`, and `dataset[i]` is (image, class number)
+    dataset,         # map-style: `len`, and `dataset[i]` is (image, class number or name)
     labels:LabelMap, # the dataset's class names, in the order of their numbers, → leaves
 )->Split:
-    "The images of a torch `Dataset`; they are read when first asked for."
-    y = _targets(dataset)
-    if y.ndim != 1 or y.dtype.kind not in 'iu' or (y.size and not 0 <= y.min() <= y.max() < len(labels)):
-        raise SourceError(f'the class numbers of a dataset must be whole numbers in 0 … {len(labels)-1}, one an image, not {y.dtype} {y.shape}' + (f' in {y.min()} … {y.max()}' if y.size and y.dtype.kind in 'iu' else ''))
-    raw = getattr(dataset, 'data', None)
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and len(raw) == len(y) and not getattr(dataset, 'transforms', None): return cls(raw, labels.encode(y))
-    return cls(partial(_read_dataset, dataset), labels.encode(y))
+    "The images of a torch `Dataset`, each with the leaf of its label."
+    names,images = _class_names(dataset, partial(_given_names, dict(enumerate(labels.leaves))))
+    number = {o:i for i,o in enumerate(labels.leaves)}
+    bad = next((i for i,o in enumerate(names) if o not in number), None)
+    if bad is not None: raise SourceError(f'image {bad} of the dataset has the label {names[bad]!r}, which is none of the {len(number)} class names: {", ".join(map(repr, labels.leaves[:5]))}')
+    return cls(images, labels.encode(np.array([number[o] for o in names])))
 
 # %% ../../nbs/data/01_source.ipynb #0a45832a
+def _texts(what, names):
+    "Names as Python's own strings, which numpy's are not."
+    odd = [o for o in names if not isinstance(o, str) or not o.strip()]
+    if odd: raise SourceError(f'{what} of a data set must be text, not {odd[0]!r}')
+    return list(map(str.__str__, names))
+
 def _plain(name, args):
     "`args` as they will come back from a JSON file."
     try: return json.loads(json.dumps(args))
@@ -350,8 +467,11 @@ class Source:
         title=str,            # function: name of a leaf or class → how pictures should call it
         unit:str|None=None,   # name of the level whose classes random groups move as a whole; None: single leaves
     ):
-        self.name,self.hierarchy,self.splits,self.target = name,hierarchy,dict(splits),target
-        self.levels,self.args,self.where,self.title,self.unit = dict(levels or {}),_plain(name, args or {}),_plain(name, where or {}),title,unit
+        name, = _texts('the name', [name])
+        self.name,self.hierarchy,self.splits,self.target = name,hierarchy,dict(zip(_texts('the name of a split', splits), splits.values())),target
+        levels = dict(levels or {})
+        levels = dict(zip(_texts('the name of a level', levels), levels.values()))
+        self.levels,self.args,self.where,self.title,self.unit = levels,_plain(name, args or {}),_plain(name, where or {}),title,unit
         if unit is not None: self.level(unit)
         for what,m in [('target', target), *self.levels.items()]:
             if m.leaves != hierarchy.leaves: raise SourceError(f'{what!r} of {name!r} is a map of other leaves than the '
@@ -432,7 +552,9 @@ def register(
     "Make a data set known to `Source.open` under `name`."
     def _register(f):
         _makers[name] = f
-        return f
+        @wraps(f)
+        def whole(*args, **kw): return f(*args, **kw).decoded()
+        return whole
     return _register
 
 def source_module(
@@ -476,6 +598,13 @@ def _take_step(source, step):
     _check_args(f'step {step[0]!r}', getattr(Source, step[0]), step[1])
     return getattr(source, step[0])(**step[1])
 
+# %% ../../nbs/data/01_source.ipynb #870e585e
+@patch
+def decoded(self:Source)->Source:
+    "The source with the pixels that it was asked for: of the images that are left in its splits, no others."
+    later = next((s.later for s in self.splits.values() if s.later is not None), None)
+    return self if later is None else self.but(splits=later.decode(self.splits))
+
 # %% ../../nbs/data/01_source.ipynb #0dcf1a81
 @patch(cls_method=True)
 def open(cls:Source,
@@ -488,7 +617,7 @@ def open(cls:Source,
     _check_args(f'data set {name!r}', maker, args)
     source = maker(**args)
     for o in steps: source = _take_step(source, o)
-    return source
+    return source.decoded()
 
 # %% ../../nbs/data/01_source.ipynb #e25cc749
 _place_args = frozenset(('root','cache','download','strict')) # of `Source.open`: where images lie, and how they come there
@@ -541,8 +670,8 @@ def plot_counts(self:Source,
     for name,m in self.levels.items():
         n = np.sort(self.counts(m, split))[::-1]
         n = n[n > 0]
-        ax.plot(np.arange(1, len(n)+1), n, marker='.', ms=4, lw=1.2, label=f'{name} ({len(n)})')
-    ax.set(xscale='log', yscale='log', xlabel='class, largest first', ylabel=f"images in {split!r}")
+        ax.plot(np.arange(1, len(n)+1), n, marker='.', ms=4, lw=1.2, label=f'{in_plot(name)} ({len(n)})')
+    ax.set(xscale='log', yscale='log', xlabel='class, largest first', ylabel=f"images in '{in_plot(split)}'")
     ax.legend(title='level (classes)', fontsize=8, title_fontsize=8, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
     ax.spines[['top','right']].set_visible(False)
     return ax
@@ -562,7 +691,7 @@ def _mosaic(rows, labels, size=.56):
     for row,images,label in zip(axs, rows, labels):
         for ax in row: ax.set_axis_off()
         for ax,x in zip(row, images): ax.imshow(_thumb(x), cmap='gray_r' if x.ndim == 2 else None, vmin=0, vmax=255)
-        row[0].text(-.15, .5, label, transform=row[0].transAxes, ha='right', va='center', fontsize=8)
+        row[0].text(-.15, .5, in_plot(label), transform=row[0].transAxes, ha='right', va='center', fontsize=8)
     return fig
 
 def _short(text, n=26): return text if len(text) <= n else text[:n-1]+'…'
@@ -716,8 +845,8 @@ def _content(split, rows):
     if split.hashes is not None: return [o.tobytes() for o in np.asarray(split.hashes)[rows]]
     out = []
     for i in rows:
-        try: x = np.ascontiguousarray(split.images[i]) if split.files is None else Path(split.files[i]).read_bytes()
-        except OSError: x = repr((id(split), i)).encode()
+        try: x = np.ascontiguousarray(split.images[i]) if split.files is None else split.files.read(i)
+        except ImageError: x = repr((id(split), i)).encode()
         out.append(hashlib.blake2b(x, digest_size=16).digest())
     return out
 

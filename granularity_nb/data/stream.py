@@ -6,12 +6,13 @@
 __all__ = ['FileImages', 'stream', 'TarFiles']
 
 # %% ../../nbs/data/06_stream.ipynb #ccfb81e1
-import os
+import copy, hashlib, json, os, tarfile
 import numpy as np
+from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from .source import Source, Split, _column
-from .store import Decode, ImageError, StoreError, _csv
+from .store import MAX_BYTES, Decode, ImageError, StoreError, open_regular, read_at, _csv
 from ..files import whole_file
 from ..labels.reading import image_types
 
@@ -25,8 +26,10 @@ class FileImages:
                  mode:str='RGB', # or 'L' for grey
                  fit:str='crop', # 'crop', 'squish' or 'pad'
                  bad=None,       # CSV file to list the images in that cannot be used
-                 strict:bool=False): # such an image is an error
-        self.files,self.decode,self.bad,self.strict,self._known = files,Decode(size, mode, fit),bad,strict,{}
+                 strict:bool=False, # such an image is an error
+                 max_pixels:int=None, # larger images are not decoded; `store.MAX_PIXELS` if None
+                 max_bytes:int=None): # larger files are not read; `store.MAX_BYTES` if None
+        self.files,self.decode,self.bad,self.strict,self._known = files,Decode(size, mode, fit, max_pixels, max_bytes),bad,strict,{}
 
     def __len__(self): return len(self.files)
     def __repr__(self): return f"FileImages({len(self):,} files, {'x'.join(map(str, self.shape[1:]))})"
@@ -44,16 +47,16 @@ class FileImages:
 @patch
 def _one(self:FileImages, i):
     "Pixels of file `i`, or None if it cannot be used."
-    try: return self.decode(self.files.read(i) if hasattr(self.files, 'read') else self.files[i])
+    try: return self.decode(self.files.read(i, self.decode.max_bytes) if hasattr(self.files, 'read') else self.files[i])
     except ImageError as e:
-        if self.strict: raise StoreError(f'{self.files[i]}: {e}') from None
+        if self.strict: raise StoreError(f'{self.files[i]}: {e.reason}: {e.detail}') from None
         if self.bad and i not in self._known: self._list(i, e)
-        self._known[i] = str(e)
+        self._known[i] = e
 
 @patch
 def _list(self:FileImages, i, e):
     "Append a line to the list of bad files; short writes at the end of a file do not mix, whatever process they come from."
-    fd = os.open(self.bad, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    fd = os.open(self.bad, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, 'O_BINARY', 0), 0o666)
     try: os.write(fd, _csv([(i, str(self.files[i]), e.reason, e.detail)]))
     finally: os.close(fd)
 
@@ -64,15 +67,28 @@ def fetch(self:FileImages,
     "Decode some files."
     made = [self._one(int(i)) for i in rows]
     ok = np.array([o is not None for o in made], bool)
-    if len(rows) and not ok.any(): raise StoreError(f'none of these {len(rows)} images can be used (is the disk still there?), such as {self.files[int(rows[0])]}: {self._known[int(rows[0])]}')
+    e = self._known[int(rows[0])] if len(rows) and not ok.any() else None
+    if e and (len(rows) > 1 or e.reason in ('missing','unreadable')):
+        raise StoreError(f'none of these {len(rows)} images can be used (is the disk still there?), such as {self.files[int(rows[0])]}: {e.reason}: {e.detail}')
     return np.stack([o for o in made if o is not None]) if ok.any() else np.zeros((0, *self.decode.shape), np.uint8), ok
 
 @patch
 def __getitem__(self:FileImages, rows):
     rows = np.arange(len(self))[rows]
     pixels,ok = self.fetch(np.atleast_1d(rows))
-    if not ok.all(): raise StoreError(f'{self.files[int(rows[~ok][0])]} cannot be used; `fetch` leaves such images out')
+    if not ok.all():
+        i = int(np.atleast_1d(rows)[~ok][0])
+        raise StoreError(f'{self.files[i]} cannot be used ({self._known[i].reason}: {self._known[i].detail}); `fetch` leaves such images out')
     return pixels if np.ndim(rows) else pixels[0]
+
+@patch
+def take(self:FileImages,
+    rows, # int (m,)
+)->FileImages: # of these rows alone
+    "Some of the images, undecoded."
+    some = copy.copy(self)
+    some.files,some._known = self.files[rows] if hasattr(self.files, 'folders') or hasattr(self.files, 'tars') else [self.files[int(i)] for i in rows],{}
+    return some
 
 # %% ../../nbs/data/06_stream.ipynb #1ad88c95
 def _statistics(images, n=1000):
@@ -88,12 +104,14 @@ def stream(source:Source,   # with the files of its splits
            bad=None,        # CSV file to list images in that cannot be used
            strict:bool=False, # such an image is an error
            stats=None,      # mean and standard deviation, two lists with one value a channel; measured if None
+           max_pixels:int=None, # larger images are not decoded; `store.MAX_PIXELS` if None
+           max_bytes:int=None,  # larger files are not read; `store.MAX_BYTES` if None
           )->Source:        # for `dataloaders(…, num_workers=…)`
     "A source that decodes its files while training."
     splits = {}
     for name,s in source.splits.items():
         if s.files is None: raise StoreError(f'split {name!r} of {source.name!r} has no files to stream; open the data set with size=None')
-        splits[name] = new = Split(FileImages(s.files, size, mode, fit, bad, strict), s.leaf, s.files)
+        splits[name] = new = Split(FileImages(s.files, size, mode, fit, bad, strict, max_pixels, max_bytes), s.leaf, s.files)
         first = next(iter(splits.values()))
         vars(new)['stats'] = (stats or _statistics(new.images)) if new is first else first.stats
     return source.but(splits=splits)
@@ -106,7 +124,7 @@ class TarFiles:
                  tars,    # names of the archives, relative to `root`
                  tar,     # number in `tars` of each member
                  name,    # name of each member, bytes
-                 offset,  # where each member's bytes begin
+                 offset,  # where each member's bytes begin; -1 for a name without bytes of its own, such as a link to nowhere
                  size):   # how many there are
         self.root,self.tars,self.tar,self.name = os.fspath(root),list(tars),np.asarray(tar, np.int32),np.asarray(name, dtype='S')
         self.offset,self.size,self._fds,self._pid = np.asarray(offset, np.int64),np.asarray(size, np.int64),{},None
@@ -117,7 +135,20 @@ class TarFiles:
 
     def __getitem__(self, i):
         if isinstance(i, slice) or np.ndim(i): return TarFiles(self.root, self.tars, self.tar[i], self.name[i], self.offset[i], self.size[i])
-        return f'{self.root}/{self.tars[self.tar[i]]}/{os.fsdecode(self.name[i])}'
+        return f'{self.root}/{self._part(i)}'
+
+    def _part(self, i): return f'{self.tars[self.tar[i]]}/{os.fsdecode(self.name[i])}'
+
+    def relative(self)->list: # str
+        "Archive and name of each member."
+        return [self._part(i) for i in range(len(self))]
+
+    @cached_property
+    def digest(self)->str: # 16 hexadecimal digits
+        "Identity of the list, as that of `Files`: archives, names and sizes in their order."
+        h,of = hashlib.sha256(),[os.fsencode(o) for o in self.tars]
+        for t,name,size in zip(self.tar.tolist(), self.name.tolist(), self.size.tolist()): h.update(b'%b/%b\0%d\n' % (of[t], name, size))
+        return h.hexdigest()[:16]
 
 # %% ../../nbs/data/06_stream.ipynb #70c0043f
 @patch
@@ -125,26 +156,68 @@ def _open(self:TarFiles, t):
     if self._pid != os.getpid(): self._fds,self._pid = {},os.getpid() # a forked worker opens its own
     if t not in self._fds:
         if len(self._fds) >= 256: os.close(self._fds.pop(next(iter(self._fds))))
-        try: self._fds[t] = os.open(os.path.join(self.root, self.tars[t]), os.O_RDONLY)
-        except OSError as e: raise ImageError('missing' if isinstance(e, FileNotFoundError) else 'unreadable', f'{self.tars[t]}: {e.strerror}') from None
+        self._fds[t] = open_regular(os.path.join(self.root, self.tars[t]))
     return self._fds[t]
 
 @patch
 def read(self:TarFiles,
-    i:int,   # number of a member
+    i:int,          # number of a member
+    max_bytes=None, # larger ones are not read; `store.MAX_BYTES` if None
 )->bytes:
     "The bytes of one member."
-    data = os.pread(self._open(int(self.tar[i])), int(self.size[i]), int(self.offset[i]))
-    if len(data) != self.size[i]: raise ImageError('truncated', f'{self.tars[self.tar[i]]} ends before its member does')
+    t,at,n,most = int(self.tar[i]),int(self.offset[i]),int(self.size[i]),MAX_BYTES if max_bytes is None else max_bytes
+    if at < 0: raise ImageError('missing', 'no file, nor a link to one that the archive holds', self[i])
+    if n > most: raise ImageError('too large', f'{n:,} bytes, more than the {most:,} allowed (max_bytes)', self[i])
+    try: data = read_at(self._open(t), n, at)
+    except OSError as e: raise ImageError('unreadable', e.strerror or type(e).__name__, self[i]) from None
+    if len(data) != n: raise ImageError('truncated', f'{self.tars[t]} ends before its member does', self[i])
     return data
 
 # %% ../../nbs/data/06_stream.ipynb #dfdb55fa
+_block = 512 # bytes: a tar archive is made of such blocks
+
+def _check_end(path, f, at, size):
+    "Refuse an archive in which no member begins at `at`, but which does not end there either."
+    f.seek(at)
+    rest = f.read(2**26)
+    if at >= size or len(rest) < 2*_block and not rest.strip(b'\0'): raise StoreError(f'{path} ends at byte {size:,} without the two blocks of zeros that end a tar archive: it was cut off; copy it again')
+    if rest[:_block].strip(b'\0'): raise StoreError(f'{path}: the header of a member at byte {at:,} is damaged, and what follows cannot be found; copy the archive again')
+    if rest.strip(b'\0') or at+len(rest) < size: raise StoreError(f'{path}: the archive ends at byte {at:,}, but the file goes on to {size:,}: damage, or archives joined by cat; pack them again as one')
+
+def _place(m, at):
+    "Where the bytes of a member are, if need be those of the one that it links to."
+    for _ in range(40): # links to links; those in a circle lead nowhere
+        if m is None or not (m.islnk() or m.issym()): break
+        m = at.get(os.path.normpath(m.linkname if m.islnk() else os.path.join(os.path.dirname(m.name), m.linkname)))
+    return (m.offset_data, m.size) if m is not None and m.isreg() else (-1, 0)
+
+def _checked(path, m, size):
+    if m.size < 0 or m.isreg() and m.offset_data+m.size > size: raise StoreError(f'{path}: member {m.name!r} at byte {m.offset:,} would reach beyond the end of the file, {size:,}: the archive was cut off or damaged; copy it again')
+    if m.issparse(): raise StoreError(f'{path}: member {m.name!r} at byte {m.offset:,} is stored with holes; pack the archive again without --sparse')
+    return m
+
+def _is_image(name):
+    "Whether an image is called so; hidden files are none, as in folders."
+    return name.lower().endswith(image_types) and not any(o.startswith('.') and o not in ('.','..') for o in name.split('/'))
+
 def _members(path):
-    "(name, offset, size) of the images in one archive."
-    import tarfile
-    try:
-        with tarfile.open(path, 'r:') as t: return [(os.fsencode(m.name), m.offset_data, m.size) for m in t if m.isreg() and m.name.lower().endswith(image_types)]
-    except tarfile.TarError as e: raise StoreError(f'{path} is not an uncompressed tar archive ({e}): unpack .gz and the like first') from None
+    "(name, offset, size) of the images in one archive; of two members of one name the last counts, as when unpacked."
+    size,t,at = os.path.getsize(path),None,{}
+    with open(path, 'rb') as f:
+        try:
+            with tarfile.open(fileobj=f, mode='r:') as t:
+                for m in t: at[os.path.normpath(m.name)] = _checked(path, m, size)
+        except (tarfile.TarError, ArithmeticError, LookupError, MemoryError, RecursionError, ValueError) as e:
+            if isinstance(e, StoreError): raise
+            if t is None: raise StoreError(f'{path} is not an uncompressed tar archive, or damaged at byte 0 ({e}): unpack .gz and the like first') from None
+            raise StoreError(f'{path} is damaged or cut off behind byte {t.offset:,} ({e}); copy it again') from None
+        _check_end(path, f, t.offset, size)
+    return [(os.fsencode(m.name), *_place(m, at)) for m in at.values() if _is_image(m.name) and not m.isdir()]
+
+def _stamp(path):
+    "What tells an archive from a changed one, without reading it."
+    s = os.stat(path)
+    return s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
 @patch(cls_method=True)
 def find(cls:TarFiles,
@@ -152,17 +225,23 @@ def find(cls:TarFiles,
     index=None, # Parquet file to keep the places in; read if it is there
 )->TarFiles:
     "The images in all archives below a folder, by archive and in the archive's order."
-    tars = sorted(str(p.relative_to(root)) for p in Path(root).rglob('*.tar'))
+    tars = sorted(str(p.relative_to(root)) for p in Path(root).rglob('*') if p.suffix.lower() == '.tar' and not p.name.startswith('.') and not p.is_dir())
     if not tars: raise StoreError(f'there is no .tar file below {root}')
-    stamp = str([(t, (s := os.stat(os.path.join(root, t))).st_size, s.st_mtime_ns) for t in tars])
-    if index and os.path.exists(index):
-        found = cls.load(index, root, stamp)
-        if found is not None: return found
+    bad = next((t for t in tars if not os.path.isfile(os.path.join(root, t))), None)
+    if bad is not None: raise StoreError(f'{os.path.join(root, bad)} is no regular file')
+    stamp = json.dumps(['2', *((t, *_stamp(os.path.join(root, t))) for t in tars)])
+    found = cls._of_index(index, root, stamp) if index else None
+    if found is not None: return found
     rows = [(k, *o) for k,t in enumerate(tars) for o in _members(os.path.join(root, t))]
     if not rows: raise StoreError(f'the {len(tars)} .tar files below {root} hold no images')
     new = cls(root, tars, *zip(*rows))
     if index: new.save(index, stamp)
     return new
+
+@patch(cls_method=True)
+def _of_index(cls:TarFiles, index, root, stamp):
+    try: return cls.load(index, root, stamp)
+    except (OSError, ValueError, KeyError, TypeError): return None # not there, damaged, or something else
 
 # %% ../../nbs/data/06_stream.ipynb #9473e32b
 @patch
@@ -170,7 +249,7 @@ def save(self:TarFiles,
     path,        # Parquet file
     stamp:str=''): # what tells the archives from changed ones
     "Keep the places of all members."
-    import hashlib, json, pyarrow as pa, pyarrow.parquet as pq
+    import pyarrow as pa, pyarrow.parquet as pq
     width = max(1, self.name.dtype.itemsize)
     name = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(self), [None, pa.py_buffer(np.ascontiguousarray(self.name))])
     t = pa.table(dict(tar=pa.array(self.tar), name=name, offset=pa.array(self.offset), size=pa.array(self.size)))
@@ -184,7 +263,7 @@ def load(cls:TarFiles,
     stamp:str=None,  # give None back if the archives are others than these
 )->TarFiles:
     "The list kept in `path`."
-    import hashlib, json, pyarrow.parquet as pq
+    import pyarrow.parquet as pq
     s = pq.read_schema(path)
     about = json.loads(s.metadata[b'granularity_nb'])
     if stamp is not None and about['stamp'] != hashlib.blake2b(stamp.encode(), digest_size=16).hexdigest(): return None

@@ -9,6 +9,7 @@ __all__ = ['Alignment', 'alignment', 'crossings', 'alignment_table', 'plot_align
 from dataclasses import asdict, dataclass
 import numpy as np
 from .hierarchy import HierarchyError, LabelMap
+from ..text import in_plot
 
 # %% ../../nbs/labels/05_alignment.ipynb #67931464
 def _counts(counts, leaves):
@@ -159,7 +160,7 @@ def plot_alignment(tables,     # what `alignment_table` gave, or {name of a line
     tables = tables if isinstance(tables, dict) else {'':tables}
     for name,d in tables.items():
         d = d.sort_values('n_classes', kind='stable')
-        line, = ax.plot(d.n_classes, d[y], label=name or None, lw=1.2)
+        line, = ax.plot(d.n_classes, d[y], label=in_plot(name) or None, lw=1.2)
         for fill,some in (line.get_color(),d[d.refines]),('white',d[~d.refines]):
             ax.plot(some.n_classes, some[y], 'o', color=line.get_color(), mfc=fill, ms=5)
     if y=='oracle':

@@ -15,6 +15,7 @@ from ..files import write_whole
 from .label_map import (LabelMap, HierarchyError, HierarchyWarning, patch_to, _Immutable, _check_format, _csr, _digest,
                                              _expand, _frozen, _ints, _leaf_codes, _lookup, _names, _similar, _strings, _unique_pairs)
 from .reading import column, image_folders, image_types, read_json, read_table
+from ..text import in_plot
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #0f22d175
 def _sort_names(names):
@@ -352,12 +353,24 @@ def _qualify(keys, fixed=()):
         todo,n = [i for i in todo if names[i] is None],n+1
     return names
 
+def _warn_homonyms(keys, names, shared):
+    "Warn of a name that occurs under two parents and became two nodes, unless `shared` says that it may; one below its namesake is no such case."
+    if shared is not None: return
+    ends,twice = {},{}
+    for k,o in zip(keys, names): ends.setdefault(k[-1], []).append((k, o))
+    for last,found in ends.items():
+        top = [(k,o) for k,o in found if last not in k[:-1]]
+        if len(top)>1: twice[last] = [o for _,o in top]
+    some = '; '.join(f"{k!r} ({', '.join(map(repr, o[:3]))}{' …' if len(o)>3 else ''})" for k,o in [*twice.items()][:3])
+    if twice: warnings.warn(f"{_count(len(twice), 'name')} under several parents, each of them a node of its own there: {some}{' …' if len(twice)>3 else ''}; "
+        "if this is a mistake, correct it; shared=True makes one node of each name, shared=False says that they are different things", HierarchyWarning, stacklevel=4)
+
 # %% ../../nbs/labels/01_hierarchy.ipynb #434482aa
 @patch_to(Hierarchy, cls_method=True)
 def from_paths(cls,
                paths,        # {leaf: path, or list of lists if it has several; root first, without the leaf}, or full paths that end in the leaf
                sep='/',      # what separates the names where a path is one string; None: a string is one name
-               shared=False, # a name that occurs under two parents is: one node (True) or two nodes (False)
+               shared=None,  # a name that occurs under two parents is: one node (True), two nodes (False), two nodes and a warning (None)
                root=None):   # name of a node to set above several roots
     "A hierarchy from each leaf's path or paths."
     full = _full_paths(paths, sep)
@@ -371,8 +384,9 @@ def from_paths(cls,
     ids = {o:i for i,o in enumerate(dict.fromkeys(node.values()))}
     edges = dict.fromkeys((ids[o],ids[node[k[:-1]]]) for k,o in node.items() if len(k)>1)
     leaf = list(dict.fromkeys(ids[node[p]] for p in full))
-    fixed = leaf if hasattr(paths, 'keys') else ()
-    return cls(_qualify(list(ids), fixed), [c for c,_ in edges], [p for _,p in edges], leaf)._finish(None, root)
+    names = _qualify(list(ids), leaf if hasattr(paths, 'keys') else ())
+    _warn_homonyms(ids, names, shared)
+    return cls(names, [c for c,_ in edges], [p for _,p in edges], leaf)._finish(None, root)
 
 def _full_paths(paths, sep):
     "All paths as tuples that end in the leaf."
@@ -406,8 +420,9 @@ def _prefix_nodes(full, merge_leaves):
 def from_table(cls,
                table,      # pandas DataFrame, {column: values}, or a .csv or .parquet file; one row a leaf
                ranks,      # the columns that make the path, from the root down; the last one names the leaf
-               root=None): # name of a node to set above several roots
-    "A tree from a table with one column for each rank. A name that recurs under two parents stays two nodes, `parent/name`."
+               root=None,  # name of a node to set above several roots
+               shared=None): # a name that occurs under two parents is: one node (True), two nodes (False), two nodes and a warning (None)
+    "A hierarchy from a table with one column for each rank. A name that recurs under two parents becomes two nodes, `parent/name`."
     if isinstance(ranks, str): raise HierarchyError(f"ranks={ranks!r} is one name: give a list of columns, from the root down")
     table,ranks = read_table(table),tuple(ranks)
     if len(set(ranks))<len(ranks): raise HierarchyError(f"column {next(o for o in ranks if ranks.count(o)>1)!r} is given for two ranks")
@@ -423,8 +438,21 @@ def from_table(cls,
             node[k[:j]] = j-1
     ids = {k:i for i,k in enumerate(node)}
     edges = [(i,ids[k[:-1]]) for k,i in ids.items() if len(k)>1]
-    h = cls(_qualify(list(ids)), [c for c,_ in edges], [p for _,p in edges], ranks=map(_rank_name, ranks), rank=list(node.values()))
+    names = _qualify(list(ids))
+    _warn_homonyms(ids, names, shared)
+    if shared: return cls._one_each(ids, node.values(), ranks)._finish(None, root)
+    h = cls(names, [c for c,_ in edges], [p for _,p in edges], ranks=map(_rank_name, ranks), rank=list(node.values()))
     return h._finish(None, root)
+
+@patch_to(Hierarchy, cls_method=True)
+def _one_each(cls, keys, rank, ranks):
+    "A hierarchy in which each name of the paths `keys` is one node, whatever it is under."
+    at = {}
+    for k,r in zip(keys, rank):
+        if at.setdefault(k[-1], r)!=r: raise HierarchyError(f"{k[-1]!r} is a name in the columns {ranks[at[k[-1]]]!r} and {ranks[r]!r}: with shared=True it would be one node; rename it in one of them")
+    i = {o:n for n,o in enumerate(at)}
+    edges = dict.fromkeys((i[k[-1]],i[k[-2]]) for k in keys if len(k)>1)
+    return cls(list(at), [c for c,_ in edges], [p for _,p in edges], ranks=map(_rank_name, ranks), rank=list(at.values()))
 
 def _rank_name(column): return '/'.join(map(str, column)) if isinstance(column, tuple) else str(column) # MultiIndex columns are tuples
 
@@ -433,14 +461,15 @@ def _rank_name(column): return '/'.join(map(str, column)) if isinstance(column, 
 def from_folders(cls,
                  path,              # the folder whose subfolders are the topmost classes
                  types=image_types, # file name endings of images; letter case and the dot do not matter
-                 root=None):        # name of a node to set above several roots; needed if `path` itself holds images
-    "A tree from folders of images, of any depth. A name that recurs under two parents stays two nodes, `parent/name`."
+                 root=None,         # name of a node to set above several roots; needed if `path` itself holds images
+                 shared=None):      # as in `from_paths`
+    "A hierarchy from folders of images, of any depth. A name that recurs under two parents becomes two nodes, `parent/name`."
     if not Path(path).is_dir(): raise HierarchyError(f"{path} is not a folder")
     types = (types,) if isinstance(types, str) else types
     found = image_folders(path, {'.'+o.lower().lstrip('.') for o in types})
     if () in found and root is None: raise HierarchyError(f"{path} itself holds images: name their class with root='…'")
-    if () not in found: return cls.from_paths(found, root=root)
-    return cls.from_paths([(root,)+o for o in found])
+    if () not in found: return cls.from_paths(found, shared=shared, root=root)
+    return cls.from_paths([(root,)+o for o in found], shared=shared)
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #7df09400
 _policies = 'all','first','longest','shortest','error'
@@ -912,7 +941,7 @@ def _write(ax, names, size):
         points = ax.transData.transform(o['at'])+np.arange(0, long+high/2, high/2)[:,None]*along-on*along*long/2
         if not end and any((((points[:,None]-p)**2).sum(-1)<(.95*high)**2).any() for p in taken): continue
         taken.append(points)
-        ax.annotate(o['text'], o['at'], along*3.*end, textcoords='offset points', va='center', ha=ha, fontsize=size, color=o['color'], zorder=3,
+        ax.annotate(in_plot(o['text']), o['at'], along*3.*end, textcoords='offset points', va='center', ha=ha, fontsize=size, color=o['color'], zorder=3,
                     rotation=np.degrees(o['angle'])+180*left, rotation_mode='anchor', bbox=dict(fc='white', ec='none', pad=.3, alpha=.85) if on and o.get('ground', True) else None)
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #cc8fb88d

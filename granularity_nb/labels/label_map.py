@@ -65,9 +65,15 @@ class CSR(NamedTuple):
         return out
 
 # %% ../../nbs/labels/00_label_map.ipynb #f4437e9f
+def _text(x):
+    "A string as Python's own: numpy's and enumerations' show as `np.str_('dog')` or `<Pet.dog: 'dog'>`. Anything else as it is."
+    return str.__str__(x) if isinstance(x, str) else x
+
 def _strings(xs, what):
+    "`xs` as Python's own strings, or an error that names what is none."
     for i,x in enumerate(xs):
         if not isinstance(x, str): raise HierarchyError(f"{what} {i} is {x!r}, not a string")
+    return tuple(map(_text, xs))
 
 def _blank(x):
     "Whether nothing of a name can be seen: it is empty, or all white space, control and formatting characters."
@@ -77,7 +83,7 @@ def _blank(x):
 def _names(xs, what):
     "`xs` as a tuple of distinct, non-blank strings, or an error that names the culprit."
     xs = tuple(xs)
-    if not set(map(type, xs))<={str}: _strings(xs, what)
+    if not set(map(type, xs))<={str}: xs = _strings(xs, what)
     ok = all(map(str.strip, xs)) and all(map(str.isprintable, xs)) # fast; only what is odd is looked at letter by letter
     bad = None if ok else next((i for i,x in enumerate(xs) if _blank(x)), None)
     if bad is not None: raise HierarchyError(f"{what} {bad} has a blank name: {xs[bad]!r}")
@@ -130,7 +136,7 @@ class LabelMap(_Immutable):
 
     def _fill(self, leaves, vocab, ptr, idx, name):
         if len(idx)==len(leaves): ptr = None
-        self._set(leaves=leaves, vocab=vocab, name=name, _idx=_frozen(idx, np.int32),
+        self._set(leaves=leaves, vocab=vocab, name=_text(name), _idx=_frozen(idx, np.int32),
                   _ptr=None if ptr is None else _frozen(ptr, np.int32 if len(idx)<2**31 else np.int64), _cache={})
         return self
 
@@ -184,6 +190,7 @@ def __repr__(self):
 def __getitem__(self,
                 leaf:str): # a leaf's name
     "The class of `leaf`; in a multi map the tuple of its classes."
+    leaf = _text(leaf)
     i = self._index.get(leaf) if isinstance(leaf, str) else None
     if i is None: raise HierarchyError(f"unknown leaf {leaf!r}{_similar(leaf, self.leaves)}")
     if not self.multi: return self.vocab[self._idx[i]]
@@ -446,7 +453,7 @@ def restrict(self,
 
 def _lookup(names, index, known, what='leaf'):
     "Positions of `names`; unknown or repeated ones are named."
-    names = (names,) if isinstance(names, str) else tuple(names)
+    names = (_text(names),) if isinstance(names, str) else tuple(map(_text, names))
     pos = np.fromiter((index.get(o,-1) for o in names), np.int64, len(names))
     if (pos<0).any():
         bad = names[np.flatnonzero(pos<0)[0]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 from .hierarchy import Hierarchy, HierarchyError, LabelMap
-from .reading import cells, image_types, is_missing, read_json, read_table, read_text
+from .reading import cells, image_types, is_missing, read_json, read_table, read_text, texts
 
 # %% ../../nbs/labels/03_taxonomy.ipynb #acd86448
 def _some(xs, n=5): return ', '.join(map(str, xs[:n]))+(f' … ({len(xs)} in all)' if len(xs)>n else '')
@@ -64,7 +64,7 @@ def _pick(table, names):
 
 def _split_paths(cells, sep, row):
     "Paths as lists of names."
-    out = [[o.strip() for o in str(p).split(sep)] for p in cells]
+    out = [[o.strip() for o in p.split(sep)] for p in texts(cells, 'the column of paths')]
     bad = [row(i) for i,o in enumerate(out) if not all(o)]
     if bad: raise HierarchyError(f"a name in the path is empty in {_some(bad)}; take out the doubled or outer {sep!r}")
     return out
@@ -74,7 +74,8 @@ def table(source,       # pandas DataFrame, {column: cells}, or a .csv or .parqu
           ranks=None,   # the columns that make the path, from the root down; the last one names the leaf
           path=None,    # or: the one column that holds whole paths, such as 'animal/dog/poodle'
           sep='/',      # what separates the names in such a path
-          root=None     # name of a node to set above several roots
+          root=None,    # name of a node to set above several roots
+          shared=None   # a name that occurs under two parents is: one node (True), two nodes (False), two nodes and a warning (None)
          )->Hierarchy:
     "The hierarchy in a table: one column for each rank, or whole paths of any depth in one column."
     if isinstance(ranks, str): raise HierarchyError(f"ranks={ranks!r} is one name; give a list of columns, or path={ranks!r} if the column holds paths")
@@ -87,15 +88,16 @@ def table(source,       # pandas DataFrame, {column: cells}, or a .csv or .parqu
         _complete(cols, row, 'fill it, leave the rows out, or give whole paths in one column: those may differ in depth')
         paths = list(zip(*cols.values())) if path is None else _split_paths(last, sep, row)
         _distinct(paths, row)
-        return Hierarchy.from_table(cols, ranks=names, root=root) if path is None else Hierarchy.from_paths(paths, root=root)
+        return Hierarchy.from_table(cols, ranks=names, root=root, shared=shared) if path is None else Hierarchy.from_paths(paths, root=root, shared=shared)
 
 # %% ../../nbs/labels/03_taxonomy.ipynb #05e81096
 def folders(path,              # the folder whose subfolders are the topmost classes
             types=image_types, # file name endings of images; letter case and the dot do not matter
-            root=None          # name of a node to set above several roots; needed if `path` itself holds images
+            root=None,         # name of a node to set above several roots; needed if `path` itself holds images
+            shared=None        # as in `table`
            )->Hierarchy:
     "The hierarchy of a tree of image folders, of any depth: a folder that holds images is a leaf."
-    try: return Hierarchy.from_folders(path, types=types, root=root)
+    try: return Hierarchy.from_folders(path, types=types, root=root, shared=shared)
     except HierarchyError as e:
         if 'no images' not in str(e): raise
         raise HierarchyError(f"{e}; put images there, remove the folder, or name their file endings with types=[…]") from None
@@ -170,7 +172,7 @@ def _taxonomy(rows,        # for each species: kingdom … genus, epithet
     cols['species'] = [f'{g} {e}' for g,e in zip(cols['genus'], cols['species'])]
     paths = list(zip(*cols.values()))
     _distinct(paths, lambda i: repr(labels[i]))
-    h = Hierarchy.from_table(cols, ranks=_ranks)
+    h = Hierarchy.from_table(cols, ranks=_ranks, shared=False) # a genus of plants may have the name of one of animals
     to_leaf = by_path(h)
     leaf = h.codes([to_leaf['/'.join(o)] for o in paths])
     if target is not None: target = _from_names(h.leaves, [target[i] for i in np.argsort(leaf)], 'supercategory')

@@ -4,24 +4,31 @@
 
 # %% auto #0
 __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 'Plan', 'plan_from_dict', 'checked', 'Run',
-           'open_source', 'open_target', 'runs', 'preset']
+           'open_source', 'open_target', 'check_device', 'runs', 'preset']
 
 # %% ../../nbs/study/01_plan.ipynb #810b2482
-import hashlib, json, math, os, warnings
+import difflib, hashlib, json, math, os, warnings
 import numpy as np
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
-from ..training.recipe import Recipe, TrainingError, check_pretraining, check_transfers, keeps_head, transfer_names, without_defaults
+from ..training.recipe import Recipe, TrainingError, check_pretraining, check_transfers, keeps_head, transfer_names, typed, without_defaults
 
 # %% ../../nbs/study/01_plan.ipynb #cfa98f1e
 class StudyError(ValueError):
     "A study that cannot be planned, run or reported: the message names the culprit and the remedy."
 
+def _meant(name, there):
+    "A hint for an error: the known name that is closest to an unknown one."
+    near = difflib.get_close_matches(str(name), there, 1)
+    return f' (did you mean {near[0]!r}?)' if near else ''
+
 def _named(source, name):
     if name in source.levels: return source.level(name)
-    raise StudyError(f"{source.name!r} has no level {name!r}; it has: {', '.join(source.levels)}; "
+    raise StudyError(f"{source.name!r} has no level {name!r}{_meant(name, source.levels)}; it has: {', '.join(source.levels)}; "
                      "or use image, level:K, depth:D, random-groups:LEVEL, random-groups-across:LEVEL, random-splits:LEVEL, kmeans-within:LEVEL, kmeans-across:LEVEL")
 
 def _items(source): return source.target.after(source.leaf_map('train'))
@@ -50,8 +57,7 @@ def _random_splits(source, arg, seed): return random_splits(_items(source), _amo
 # %% ../../nbs/study/01_plan.ipynb #acde3a00
 def _cut(source, kind, arg):
     if not arg.isdecimal(): raise StudyError(f"label map '{kind}:{arg}': {arg!r} is not a whole number, as in {kind}:2")
-    try: return getattr(source.hierarchy, kind)(int(arg))
-    except HierarchyError as e: raise StudyError(f"label map '{kind}:{arg}': {e}") from None
+    return getattr(source.hierarchy, kind)(int(arg))
 
 _makers = {'image': _image, 'random-groups': _random_groups, 'random-groups-across': _random_groups_across, 'random-splits': _random_splits,
            'level': lambda source, arg, seed: _cut(source, 'level', arg), 'depth': lambda source, arg, seed: _cut(source, 'depth', arg)}
@@ -71,25 +77,39 @@ def label_map(source:Source, # what it is cut from
     "The label map that a plan's text stands for."
     kind,arg = _kind(source, spec)
     if kind is None: return _named(source, arg)
-    if kind in _makers: return _makers[kind](source, arg, seed)
+    try:
+        if kind in _makers: return _makers[kind](source, arg, seed)
+    except HierarchyError as e: raise StudyError(f"label map {spec!r}: {e}") from None
     if features is None: raise StudyError(f"label map {spec!r} needs features of the training images: label_map(…, features=array)")
     return kmeans(features, source.ids('train'), _amount(source, arg), within=_items(source) if kind == 'kmeans-within' else None, seed=seed, name=spec)
 
 # %% ../../nbs/study/01_plan.ipynb #5c0a7af2
 def n_seen(source:Source, m:LabelMap)->int:
     "Number of classes of `m` that have at least one training image: what a study plots as granularity."
-    leaf = range(len(source.split('train'))) if m.leaves != source.hierarchy.leaves else source.split('train').leaf
-    codes = m.encode(list(leaf))
-    return int(codes.any(0).sum()) if m.multi else len(set(codes.tolist()))
+    return int(_seen(source, m).sum())
+
+def _seen(source, m, split='train'):
+    "Which classes have images, (n_classes,) bool: by way of the leaves, of which there are few."
+    there = np.ones(len(m), bool) if m.leaves != source.hierarchy.leaves else np.bincount(source.split(split).leaf, minlength=len(m)) > 0
+    (ptr,idx,_),seen = m.membership,np.zeros(m.n_classes, bool)
+    seen[idx[np.repeat(there, np.diff(ptr))]] = True
+    return seen
 
 # %% ../../nbs/study/01_plan.ipynb #f3404d6e
 def _recipes(): return {'plain': dict(pretrain=asdict(Recipe(epochs=8)), transfer=asdict(Recipe(epochs=6)))}
 
 def _plain(recipes): # settings that recipes have got since, at their defaults, do not make another plan
-    try: return {n: {k: without_defaults(r) for k,r in arms.items()} for n,arms in recipes.items()}
-    except AttributeError: return recipes # not of that form: `checked` says what is wrong
+    if not isinstance(recipes, dict): raise StudyError(f"plan: recipes must be an object (a dict), not {recipes!r}")
+    for n,arms in recipes.items():
+        if not isinstance(arms, dict): raise StudyError(f"plan: recipe {n!r} must be an object with 'pretrain' and 'transfer', not {arms!r}")
+    arms = {str(n): {k: r.to_dict() if isinstance(r, Recipe) else r for k,r in arms.items()} for n,arms in recipes.items()}
+    return {n: {k: without_defaults(r) if isinstance(r, dict) else r for k,r in o.items()} for n,o in arms.items()}
 
-def _bare(o): return os.fspath(o) if isinstance(o, os.PathLike) else o.item() if isinstance(o, np.generic) else o
+def _bare(o):
+    "Paths, numpy's numbers, arrays and tuples as JSON has them, inside of others too."
+    if isinstance(o, dict): return {str(k): _bare(v) for k,v in o.items()}
+    if isinstance(o, (list, tuple)): return [_bare(v) for v in o]
+    return os.fspath(o) if isinstance(o, os.PathLike) else o.tolist() if isinstance(o, (np.generic, np.ndarray)) else o
 
 def _tuple(name, o):
     "A list, range or array as a tuple of plain values; what has no order is refused."
@@ -99,12 +119,20 @@ def _tuple(name, o):
 def _object(name, o):
     "Arguments of a data set, as JSON has them."
     if not isinstance(o, dict): raise StudyError(f"plan: {name} must be an object (a dict), not {o!r}")
-    o = {k: _bare(v) for k,v in o.items()}
-    try: json.dumps(o)
-    except TypeError as e: raise StudyError(f"plan: {name} {o!r} does not fit into JSON ({e}), where it is kept") from None
+    o = {k: _place(v) if k in ('root','cache') else v for k,v in _bare(o).items()}
+    try: json.dumps(o, allow_nan=False)
+    except (TypeError, ValueError) as e: raise StudyError(f"plan: {name} {o!r} does not fit into JSON ({e}), where it is kept") from None
     return o
 
-@dataclass(frozen=True)
+def _place(path):
+    "A folder by its absolute path: a study is continued from elsewhere too."
+    return os.path.abspath(os.path.expanduser(path)) if isinstance(path, str) and path and '://' not in path else path
+
+def _rates(lrs):
+    if not isinstance(lrs, dict): raise StudyError(f"plan: lrs must be an object (a dict) like {{'transfer': [0.1, 0.3]}}, not {lrs!r}")
+    return {k: [typed(f"plan: a learning rate of {k!r}", float, o, StudyError) for o in _tuple(f"lrs of {k!r}", v)] for k,v in lrs.items()}
+
+@dataclass(frozen=True, eq=False)
 class Plan:
     "The grid of a study. Everything that decides its results is here."
     data:str='glyphs'                     # name for `Source.open`
@@ -120,16 +148,25 @@ class Plan:
     lrs:dict=field(default_factory=dict)  # learning rates to try for every arm, {'transfer': [...], 'direct': [...]}: the best on 'valid' is kept; the recipe's if none
     to:str=None                           # name of the data set to transfer to and to test on; `data` itself if None
     to_args:dict=field(default_factory=dict) # its arguments
+    comparison:str='paired'               # of arms, in the report: 'paired' over seeds, or 'unpaired' (Welch) where pairing is not expected to help; to be said before the results are seen
 
     def __post_init__(self):
-        for k in ('maps','transfers','seeds','splits'): object.__setattr__(self, k, _tuple(k, getattr(self, k)))
-        for k in ('data_args','to_args'): object.__setattr__(self, k, _object(k, getattr(self, k)))
-        object.__setattr__(self, 'recipes', _plain(self.recipes))
-        object.__setattr__(self, 'lrs', {k: list(v) if isinstance(v, tuple) else v for k,v in self.lrs.items()})
+        "Each setting in its type, once and for all: equal plans are equal texts."
+        new = {k: _tuple(k, getattr(self, k)) for k in ('maps','transfers','seeds','splits')}
+        new |= {k: _object(k, getattr(self, k)) for k in ('data_args','to_args')} | dict(recipes=_plain(self.recipes), lrs=_rates(self.lrs))
+        new |= {k: typed(f'plan: {k}', kind, getattr(self, k), StudyError) for k,kind in dict(data=str, redraw=bool, threads=int, comparison=str).items()}
+        new |= dict(device=str(self.device) if hasattr(self.device, 'type') else typed('plan: device', str, self.device, StudyError), to=self.to if self.to is None else typed('plan: to', str, self.to, StudyError), seeds=tuple(typed('plan: a seed', int, o, StudyError) for o in new['seeds']))
+        for k,o in new.items(): object.__setattr__(self, k, o)
+
+    def __eq__(self, other): return self._text == other._text if isinstance(other, Plan) else NotImplemented
+    def __hash__(self): return hash(self._text)
+    @property
+    def _text(self): return json.dumps(self.to_dict(), sort_keys=True)
 
     def to_dict(self):
         "As a JSON object; what plans have got since the first release only if it is used."
-        return {k: o for k,o in json.loads(json.dumps(asdict(self))).items() if o or k not in ('lrs','to','to_args')}
+        later = dict(lrs={}, to=None, to_args={}, comparison='paired')
+        return {k: o for k,o in json.loads(json.dumps(asdict(self))).items() if k not in later or o and o != later[k]}
 
     @property
     def digest(self)->str:
@@ -138,31 +175,30 @@ class Plan:
         return _digest(d | {a: identity_args(d[a]) for a in ('data_args','to_args') if a in d})
 
 # %% ../../nbs/study/01_plan.ipynb #23e20e09
-def _digest(o): return hashlib.sha256(json.dumps(o, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+def _digest(o): return hashlib.sha256(json.dumps(o, sort_keys=True, ensure_ascii=False).encode('utf-8', 'surrogatepass')).hexdigest()[:16]
 
 def plan_from_dict(d:dict # as made by `Plan.to_dict`
                   )->Plan:
     "A plan from a JSON object, checked as a new one would be."
     if not isinstance(d, dict): raise StudyError(f"plan: a JSON object is needed, not {type(d).__name__}")
-    for k in ('recipes','lrs'):
-        if not isinstance(d.get(k, {}), dict): raise StudyError(f"plan: {k} must be an object, not {d[k]!r}")
-    extra = sorted(set(d)-set(Plan.__dataclass_fields__))
-    if extra: raise StudyError(f"plan: unknown setting {extra[0]!r}; there are: {', '.join(Plan.__dataclass_fields__)}")
+    extra = sorted(set(d)-set(Plan.__dataclass_fields__), key=str)
+    if extra: raise StudyError(f"plan: unknown setting {extra[0]!r}{_meant(extra[0], Plan.__dataclass_fields__)}; there are: {', '.join(Plan.__dataclass_fields__)}")
     return checked(Plan(**d))
 
 # %% ../../nbs/study/01_plan.ipynb #35dd1a91
 def _check_list(name, values, known=None):
     if not values: raise StudyError(f"plan: {name} is empty; give at least one")
-    twice = [o for o in values if list(values).count(o) > 1]
-    if twice: raise StudyError(f"plan: {name} holds {twice[0]!r} twice")
+    seen = set()
     for o in values:
-        if known is not None and o not in known: raise StudyError(f"plan: unknown {name[:-1]} {o!r}; use one of: {', '.join(known)}")
+        if repr(o) in seen: raise StudyError(f"plan: {name} holds {o!r} twice")
+        seen.add(repr(o))
+        if known is not None and o not in known: raise StudyError(f"plan: unknown {name[:-1]} {o!r}{_meant(o, known)}; use one of: {', '.join(known)}")
 
 def _check_rates(lrs):
     extra = sorted(set(lrs)-{'transfer','direct'})
     if extra: raise StudyError(f"plan: lrs has {extra[0]!r}; it may have 'transfer' and 'direct'")
     for name,values in lrs.items():
-        if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values) or any(isinstance(o, bool) or not isinstance(o, (int, float)) or not 0 < o < math.inf for o in values):
+        if not values or len(set(values)) < len(values) or not all(0 < o < math.inf for o in values):
             raise StudyError(f"plan: lrs of {name!r} must be different positive numbers, at least one, not {values!r}")
 
 def _keeps(plan, recipe, how): return keeps_head(how, Recipe.from_dict(plan.recipes[recipe]['transfer']))
@@ -187,16 +223,17 @@ def checked(plan:Plan)->Plan:
     texts = [json.dumps(r, sort_keys=True) for r in plan.recipes.values()]
     if len(set(texts)) < len(texts): raise StudyError(f"plan: two of the recipes {', '.join(plan.recipes)} are the same; leave one out")
     _check_rates(plan.lrs)
-    if isinstance(plan.threads, bool) or not isinstance(plan.threads, int) or plan.threads < 1: raise StudyError(f"plan: threads must be a whole number from 1, got {plan.threads!r}")
+    if plan.comparison not in ('paired','unpaired'): raise StudyError(f"plan: comparison must be 'paired' or 'unpaired', not {plan.comparison!r}")
+    if plan.threads < 1: raise StudyError(f"plan: threads must be a whole number from 1, got {plan.threads!r}")
     for s in plan.seeds:
-        if isinstance(s, bool) or not isinstance(s, int) or s < 0: raise StudyError(f"plan: seed {s!r} is not a whole number from 0")
+        if not 0 <= s < 2**32: raise StudyError(f"plan: seed {s!r} is not a whole number in 0 … {2**32-1}")
     for name,r in plan.recipes.items():
         if set(r)-{'direct','multi'} != {'pretrain','transfer'}: raise StudyError(f"plan: recipe {name!r} needs 'pretrain' and 'transfer' (and may have 'direct' and 'multi'), got: {', '.join(r) or 'nothing'}")
         try:
             rs = {k: Recipe.from_dict(o) for k,o in r.items()}
             for k in set(rs)-{'transfer'}: check_pretraining(rs[k])
             check_transfers(rs['transfer'], plan.transfers)
-        except (TrainingError, TypeError) as e: raise StudyError(f"plan: recipe {name!r}: {e}") from None
+        except TrainingError as e: raise StudyError(f"plan: recipe {name!r}: {e}") from None
         total = rs['pretrain'].epochs+rs['transfer'].epochs
         if 'multi' in rs and rs['multi'].epochs != rs['pretrain'].epochs: raise StudyError(f"plan: recipe {name!r}: 'multi' must have the epochs of 'pretrain', {rs['pretrain'].epochs}, not {rs['multi'].epochs}")
         if 'direct' in rs and rs['direct'].epochs != total: raise StudyError(f"plan: recipe {name!r}: 'direct' must have the epochs of pretraining and transfer together, {total}, not {rs['direct'].epochs}")
@@ -218,10 +255,15 @@ class Run:
     transfer:dict   # everything that decides the transfers
     content:str=''  # digest of what the image files hold, if they have been read: names and sizes identify a data set, this finds files that were replaced
 
-    @property
+    @cached_property
     def id(self)->str:
         "Folder name of the run."
         return _digest(self.config)
+
+    @cached_property
+    def transfer_id(self)->str:
+        "What the folders of its transfers are called after."
+        return _digest(self.transfer)
 
     @property
     def epochs(self)->dict:
@@ -272,65 +314,243 @@ def _without_head(plan, recipe, why):
     if left != tuple(plan.transfers): warnings.warn(f"{why}: {' and '.join(o for o in plan.transfers if o not in left)} left out for it")
     return left
 
-# %% ../../nbs/study/01_plan.ipynb #e3fb5ca4
-def _config(plan, source, spec, seed, r, **kw):
-    name = plan.to if spec == 'direct' and plan.to else plan.data
-    return dict(data=name, data_args=source.args, data_digest=_data_digest(source), map=spec, recipe=r, seed=seed, device=plan.device, threads=plan.threads) | kw
+# %% ../../nbs/study/01_plan.ipynb #6b56425c
+@contextmanager
+def _silent():
+    "Without warnings: other libraries have some for their authors when they are imported."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
 
-def _transfer_config(plan, to, recipe):
+@lru_cache(maxsize=64)
+def _refused(backbone, shape):
+    "Why a backbone cannot be built, or cannot take images of a shape (height, width, channels), in a line; '' if it can. Its weights get no memory."
+    if backbone == 'small': return ''
+    with _silent():
+        import torch
+        from granularity_nb.training.backbone import BackboneError, create_backbone
+    try:
+        with _silent(), torch.device('meta'), torch.no_grad():
+            net = create_backbone(backbone, shape[2] if shape else 3).eval()
+            if shape: net(torch.zeros(1, shape[2], *shape[:2]))
+    except NotImplementedError: return '' # a layer that needs values: training will tell
+    except BackboneError as e: return str(e)
+    except Exception as e: return f"backbone {backbone!r} cannot "+(f"take images of {shape[0]}×{shape[1]} pixels and {shape[2]} channel{'s'*(shape[2] != 1)}" if shape else 'be built')+f" ({(str(e) or type(e).__name__).splitlines()[0]})"
+    return ''
+
+def _check_names(plan):
+    "Refuse backbones and augmentations that there are not, before an image is touched."
+    for name,arms in plan.recipes.items():
+        for arm,r in arms.items():
+            r = Recipe.from_dict(r)
+            why = _refused(r.backbone, None) if arm != 'transfer' else ''
+            if not why and r.augment != 'none':
+                with _silent(): from granularity_nb.data.block import augmentation
+                try: augmentation(r.augment)
+                except ValueError as e: why = str(e)
+            if why: raise StudyError(f"plan: recipe {name!r}, {arm!r}: {why}")
+
+def check_device(plan:Plan # whose runs are to begin on this machine
+                )->None:
+    "Refuse a device that is not here, or that cannot compute with the precision of a recipe."
+    halves = sorted({Recipe.from_dict(r).precision for arms in plan.recipes.values() for r in arms.values()}-{'fp32'})
+    if plan.device == 'cpu' and not halves: return # the workers load torch, not this process
+    import torch
+    try:
+        if torch.device(plan.device).type == 'meta': raise RuntimeError('it computes nothing')
+        kind,x = torch.device(plan.device).type,torch.ones(8, 8, device=plan.device)
+    except (RuntimeError, AssertionError) as e: raise StudyError(f"device {plan.device!r} cannot be used ({str(e).splitlines()[0]}); try --device cpu") from None
+    for o in halves:
+        try:
+            if (kind,o) == ('cuda','bf16') and torch.cuda.get_device_capability(x.device)[0] < 8 and not torch.version.hip: raise RuntimeError('this GPU emulates it')
+            with torch.autocast(kind, dtype=torch.float16 if o == 'fp16' else torch.bfloat16): x@x
+        except (RuntimeError, ValueError) as e: raise StudyError(f"plan: precision {o!r} cannot be used on {plan.device!r} ({str(e).splitlines()[0]}); use another, such as 'fp32'") from None
+
+# %% ../../nbs/study/01_plan.ipynb #e3fb5ca4
+def _known_digest(known, source): return _once(known, id(source), None, lambda: _data_digest(source)) # `known` does not outlive the source
+
+def _config(plan, source, spec, seed, r, known, **kw):
+    name = plan.to if spec == 'direct' and plan.to else plan.data
+    return dict(data=name, data_args=source.args, data_digest=_known_digest(known, source), map=spec, recipe=r, seed=seed, device=plan.device, threads=plan.threads) | kw
+
+def _transfer_config(plan, to, recipe, known):
     out = dict(target=to.target.digest, recipe=plan.recipes[recipe]['transfer'], splits=list(plan.splits))
-    if plan.to: out |= dict(data=plan.to, data_args=to.args, data_digest=_data_digest(to))
+    if plan.to: out |= dict(data=plan.to, data_args=to.args, data_digest=_known_digest(known, to))
     return out | (dict(lrs=plan.lrs['transfer']) if 'transfer' in plan.lrs else {})
 
-def _direct(plan, to, recipe, seed):
+def _direct(plan, to, recipe, seed, known):
     r,t = (plan.recipes[recipe][k] for k in ('pretrain','transfer'))
     r = plan.recipes[recipe].get('direct') or r | {'epochs': r['epochs']+t['epochs']}
     more = dict(lrs=plan.lrs['direct']) if 'direct' in plan.lrs else {}
-    config = _config(plan, to, 'direct', seed, r, digest=to.target.digest, n_classes=n_seen(to, to.target), **more)
-    return Run(recipe, 'direct', seed, ('direct',), config, _transfer_config(plan, to, recipe))
+    _once(known, (recipe, 'objectives'), None, lambda: _check_objectives(plan, to, recipe, r))
+    n = _once(known, 'n of target', None, lambda: n_seen(to, to.target))
+    config = _config(plan, to, 'direct', seed, r, known, digest=to.target.digest, n_classes=n, **more)
+    return Run(recipe, 'direct', seed, ('direct',), config, _transfer_config(plan, to, recipe, known))
+
+def _check_objective(what, r, m, hierarchy, one_each):
+    "Refuse an objective that does not fit a label map; `one_each`: it must have an output for each class."
+    if r.get('objective', 'auto') == 'auto': return
+    with _silent(): from granularity_nb.training.objectives import objective
+    try: loss = objective(r['objective'], m, hierarchy)
+    except (TrainingError, HierarchyError) as e: raise StudyError(f"plan: {what}: {e}") from None
+    if (one_each or r.get('prior_bias')) and getattr(loss, 'nodes', m.vocab) != m.vocab: raise StudyError(f"plan: {what}: objective {r['objective']!r} has other outputs than the classes of the label map, which {'the target' if one_each else 'prior_bias'} needs; use 'auto', 'hxe' or 'soft'")
+
+def _check_objectives(plan, to, recipe, direct):
+    _check_objective(f'recipe {recipe!r}, direct', direct, to.target, to.hierarchy, True)
+    if any(o in trained_transfers for o in plan.transfers): _check_objective(f"recipe {recipe!r}, 'transfer'", plan.recipes[recipe]['transfer'], to.target, to.hierarchy, True)
 
 def _check_clusters(source, spec, kind, n):
     "Refuse a number of clusters now that could not be had when their features are there."
-    inside = _items(source).codes if kind == 'kmeans-within' else np.zeros(len(source.split('train')), int)
+    inside = source.target.encode(source.split('train').leaf) if kind == 'kmeans-within' else np.zeros(len(source.split('train')), int)
     try: _shares(np.bincount(inside), n)
     except HierarchyError as e: raise StudyError(f"label map {spec!r}: {e}") from None
 
-def _run(plan, source, to, direct, spec):
-    "A run on a label map; `direct` is the baseline of the same recipe and seed, whose features make the clusters."
-    (kind,arg),recipe = _kind(source, spec),plan.recipes[direct.recipe]
-    r = recipe['pretrain']
+def _cut_for(plan, source, name, spec, seed):
+    "What is the same for all runs of a recipe on a label map: its recipe, its part of the configuration, its transfers."
+    (kind,arg),recipe = _kind(source, spec),plan.recipes[name]
+    r,what = recipe['pretrain'],f"recipe {name!r}, label map {spec!r}"
+    m = None if kind in _clustered else label_map(source, spec, seed)
+    n = _amount(source, arg) if m is None else n_seen(source, m)
+    if n < 2: raise StudyError(f"plan: label map {spec!r} has one class among the training images of {source.name!r}, so that there is nothing to learn; leave it out")
     if kind in _clustered:
-        _check_clusters(source, spec, kind, _amount(source, arg))
-        more = dict(digest=_digest([spec, direct.seed, direct.id]), n_classes=_amount(source, arg), features=direct.id)
-        can = tuple(plan.transfers) if kind == 'kmeans-within' else _without_head(plan, direct.recipe, f"label map {spec!r} has classes that lie in several target classes")
+        _check_clusters(source, spec, kind, n)
+        if r.get('objective', 'auto').partition(':')[0] in ('hxe','soft','semantic'): raise StudyError(f"plan: {what}: objective {r['objective']!r} needs the hierarchy above the classes, and clusters have none; leave the map out, or use 'auto'")
+        more,can = dict(n_classes=n), tuple(plan.transfers) if kind == 'kmeans-within' else _without_head(plan, name, f"label map {spec!r} has classes that lie in several target classes")
     else:
-        m = label_map(source, spec, direct.seed)
-        r,more = recipe.get('multi', r) if m.multi else r, dict(digest=m.digest, n_classes=n_seen(source, m))
-        can = tuple(plan.transfers) if plan.to else _possible(plan, source, direct.recipe, spec, m)
-    config = _config(plan, source, spec, direct.seed, r, **more)
-    return Run(direct.recipe, spec, direct.seed, can, config, direct.transfer)
+        r,more = recipe.get('multi', r) if m.multi else r, dict(digest=m.digest, n_classes=n)
+        _check_objective(what, r, m, source.hierarchy, False)
+        can = tuple(plan.transfers) if plan.to else _possible(plan, source, name, spec, m)
+    return r, more, can
+
+def _run(plan, source, to, direct, spec, known):
+    "A run on a label map; `direct` is the baseline of the same recipe and seed, whose features make the clusters."
+    kind = _kind(source, spec)[0]
+    drawn = direct.seed if kind is not None and kind.startswith('random') else None
+    r,more,can = _once(known, (direct.recipe, spec), drawn, lambda: _cut_for(plan, source, direct.recipe, spec, direct.seed))
+    if kind in _clustered: more = dict(digest=_digest([spec, direct.seed, direct.id]), features=direct.id) | more
+    return Run(direct.recipe, spec, direct.seed, can, _config(plan, source, spec, direct.seed, r, known, **more), direct.transfer)
+
+# %% ../../nbs/study/01_plan.ipynb #226e3097
+def _check_splits(plan, source, to):
+    "Refuse splits that are not there or hold no images."
+    probed = 'probe' in plan.transfers or any(r['transfer'].get('head') == 'probe' for r in plan.recipes.values())
+    tuned = "learning rates are chosen on 'valid': give the data set one, or leave lrs out" if plan.lrs else "probes are chosen on 'valid': give the data set one, or use other transfers"
+    need = {'train': 'nothing can be trained without it'} | ({'valid': tuned} if plan.lrs or probed else {}) | dict.fromkeys(plan.splits, '')
+    for o,s,why in [(source, 'train', need['train']), *((to, s, why) for s,why in need.items())]:
+        why = f'; {why}' if why else ''
+        if s not in o.splits: raise StudyError(f"{o.name!r} has no split {s!r}; it has: {', '.join(o.splits)}{why}")
+        if not len(o.split(s)): raise StudyError(f"split {s!r} of {o.name!r} holds no images{why}")
+
+def _told(names, n=3): return ', '.join(map(repr, names[:n]))+(' …' if len(names) > n else '')
+
+def _check_target(plan, to):
+    "Refuse a target that has nothing to tell apart, where it is learned or where it is measured; an error of 0 % would mean nothing."
+    t,name = to.target,to.name
+    if t.multi: raise StudyError(f"the target of {name!r} gives a leaf several classes, and an error needs one; choose another (target=…)")
+    seen = _seen(to, t)
+    finer = [k for k,m in to.levels.items() if not m.multi and _seen(to, m).sum() > 1]
+    if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --set target={finer[0]!r} (there are: {', '.join(finer)})" if finer and 'target' in source_arguments(plan.to or plan.data) else "; give the data set a second class"))
+    for s in plan.splits:
+        there = _seen(to, t, s)
+        new = [t.vocab[i] for i in np.flatnonzero(there & ~seen)]
+        if not (there & seen).any(): raise StudyError(f"no training image of {name!r} has a target class of split {s!r} ({_told(new)}): are they labelled alike, is {s!r} a split?")
+        if there.sum() < 2: raise StudyError(f"all images of split {s!r} of {name!r} are of the one target class {t.vocab[int(there.argmax())]!r}, so that an error there means nothing; measure on another split (--splits), or choose another target")
+        if new: warnings.warn(f"{len(new)} of {there.sum()} target classes in split {s!r} of {name!r} have no training image ({_told(new)}): each image of them counts as an error")
+
+def _groups(m, seen):
+    "Which of the leaves `seen` are together, whatever their classes are called."
+    ptr,cls,_ = m.membership
+    leaf,keep = np.repeat(np.arange(len(m)), np.diff(ptr)),np.repeat(seen, np.diff(ptr))
+    leaf,cls = leaf[keep],cls[keep]
+    order = np.lexsort((leaf, cls))
+    return frozenset(o.tobytes() for o in np.split(leaf[order], np.flatnonzero(np.diff(cls[order]))+1))
+
+def _check_twice(plan, source):
+    "Refuse one label map under two names, and tell of two that differ only where there is no training image."
+    cuts = {o: label_map(source, o) for o in plan.maps if _kind(source, o)[0] in (None,'level','depth')}
+    all_,seen = np.ones(source.hierarchy.n_leaves, bool),_seen(source, LabelMap.identity(source.hierarchy.leaves))
+    for where,told in ((all_, None), (seen, warnings.warn)):
+        first = {}
+        for spec,m in cuts.items():
+            other = first.setdefault(_groups(m, where), spec)
+            if other == spec: continue
+            if told is None: raise StudyError(f"plan: label maps {other!r} and {spec!r} are the same classes of {source.name!r} under two names; leave one out")
+            told(f"label maps {other!r} and {spec!r} differ in leaves without a training image only: they are the same training twice")
+
+def _check_measured(plan, to):
+    "Tell when what is chosen is also judged by the same images."
+    if 'valid' not in plan.splits: return
+    others = [o for o in to.splits if o not in ('train','valid')]
+    chosen = 'learning rates and the best label map are' if plan.lrs else 'the best label map is'
+    if plan.splits == ('valid',): warnings.warn(f"errors of {to.name!r} are measured on 'valid' alone, where {chosen} chosen, too: the best will look better than it is; "+(f"measure on {others[0]!r} (--splits {others[0]})" if others else "give the data set a split 'test'"))
+    elif plan.lrs: warnings.warn("learning rates are chosen on 'valid', so that errors measured there come out too low: judge by the other splits")
+
+def _shape(split, data, args):
+    "Height, width and channels of a split's images; where a function draws them, of those of a smaller set."
+    if not split.has_pixels: raise StudyError(f"the images of {data!r} are only listed, not decoded: open it with a size, as in --set size=64 (--to-set for the data set to transfer to)")
+    if callable(split._images) and 'images' not in vars(split) and {'n_train','n_valid','n_test'} <= set(source_arguments(data)):
+        split = Source.open(data, **{k: o for k,o in args.items() if k != 'steps'} | dict(n_train=1, n_valid=0, n_test=0)).split('train')
+    h,w,*c = split.images.shape[1:]
+    return h, w, *(c or [1])
+
+def _check_images(plan, source, to):
+    "Refuse images that a backbone cannot take, or that differ in channels."
+    for o,splits in ((source, ['train']), (to, ['train', *plan.splits])):
+        for s in splits:
+            if not o.split(s).has_pixels: _shape(o.split(s), o.name, {})
+    arms = [(n, k, Recipe.from_dict(r).backbone) for n,rs in plan.recipes.items() for k,r in rs.items() if k != 'transfer']
+    if not plan.to and {b for *_,b in arms} == {'small'}: return # it takes all, and nothing need be drawn here
+    a,b = _shape(source.split('train'), plan.data, plan.data_args),_shape(to.split('train'), plan.to or plan.data, plan.to_args if plan.to else plan.data_args)
+    if a[2] != b[2]: raise StudyError(f"images of {source.name!r} have {a[2]} channel{'s'*(a[2] != 1)}, those of {to.name!r} {b[2]}: open both in the same mode")
+    for name,arm,backbone in arms:
+        for shape,o in ((b, to),) if arm == 'direct' else ((a, source), (b, to)):
+            why = _refused(backbone, shape)
+            if why: raise StudyError(f"plan: recipe {name!r}, {arm!r}, images of {o.name!r}: {why}")
+    if a != b: warnings.warn(f"images of {source.name!r} have {a[0]}×{a[1]} pixels, those of {to.name!r} {b[0]}×{b[1]}: what is learned at one size is used at another")
 
 # %% ../../nbs/study/01_plan.ipynb #a4e19f5f
 def runs(plan:Plan # checked first
         )->list:   # of `Run`, in the order of the plan, 'direct' first
-    "Every run of the grid; opens the source once for each seed that needs it."
+    "Every run of the grid; opens the source once for each seed that needs it, and refuses what could not be run or would mean nothing."
     checked(plan)
-    sources = {s: _sources(plan, s) for s in (plan.seeds if plan.redraw else plan.seeds[:1])}
-    res = []
-    for seed in plan.seeds:
-        src,to,content = sources.get(seed, sources[plan.seeds[0]])
-        for r in plan.recipes:
-            direct = _direct(plan, to, r, seed)
-            res += [replace(o, content=content) for o in (direct, *(_run(plan, src, to, direct, spec) for spec in plan.maps))]
+    if 'transfer' in plan.lrs and not set(trained_transfers) & set(plan.transfers): raise StudyError(f"plan: lrs has rates for 'transfer', but {' and '.join(plan.transfers)} have none; leave them out, or add 'finetune'")
+    _check_names(plan)
+    if (bare := _without_pixels(plan)) != plan: # labels are enough to refuse most things: hours before the last image is decoded
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            _check_twice(bare, (both := _sources(bare, plan.seeds[0]))[0])
+            _planned(bare, plan.seeds[0], *both, {})
+    res,known = [],{}
+    for i,seed in enumerate(plan.seeds):
+        if plan.redraw or not i: (src,to),known = _sources(plan, seed),{}
+        if not i: _check_images(plan, src, to), _check_twice(plan, src), _check_measured(plan, to)
+        res += _planned(plan, seed, src, to, known)
+        known = {k: o for k,o in known.items() if k[1] is None} # the next seed draws others
     return res
 
+def _planned(plan, seed, source, to, known):
+    "The runs of a repetition; `known` keeps what they share."
+    content = _once(known, 'content', None, lambda: _content(source, to))
+    return [replace(o, content=content) for r in plan.recipes for direct in [_direct(plan, to, r, seed, known)]
+            for o in (direct, *(_run(plan, source, to, direct, spec, known) for spec in plan.maps))]
+
+def _once(known, what, seed, f):
+    "What `f` returned when it was first asked for this; `seed` is None for what is the same for all."
+    if (what,seed) not in known: known[what,seed] = f()
+    return known[what,seed]
+
+def _without_pixels(plan):
+    "The same plan with images that are only listed, where that can be asked for."
+    def listed(data, args): return args | dict(size=None) if source_arguments(data).get('size', None) is not None or args.get('size') is not None else args
+    return replace(plan, data_args=listed(plan.data, plan.data_args), **(dict(to_args=listed(plan.to, plan.to_args)) if plan.to else {}))
+
 def _sources(plan, seed):
-    "What to pretrain on, what to transfer to (the same, or another), and the digest of their files."
-    src = open_source(plan, seed)
-    to = open_target(plan, seed) if plan.to else src
-    for s in (*plan.splits, *(['valid'] if plan.lrs else [])):
-        if s not in to.splits: raise StudyError(f"{to.name!r} has no split {s!r}; it has: {', '.join(to.splits)}"+('' if s in plan.splits else "; learning rates are chosen on 'valid': give the data set one, or leave lrs out"))
-    return src,to,_content(src, to)
+    "What to pretrain on, and what to transfer to (the same, or another)."
+    source = open_source(plan, seed)
+    to = open_target(plan, seed) if plan.to else source
+    _check_splits(plan, source, to)
+    _check_target(plan, to)
+    return source, to
 
 # %% ../../nbs/study/01_plan.ipynb #fbf69fab
 def _pair(pre, post, direct_lr=None, **kw):
@@ -390,12 +610,15 @@ def _any_data(data, name, args):
     "A plan for a data set without presets: its own levels, spread over its granularities."
     takes = source_arguments(data)
     source = Source.open(data, **args | (dict(size=None) if 'size' in takes else {})) # labels are enough, nothing is decoded
-    levels = [*source.levels]
+    has = [k for k,s in source.splits.items() if len(s)]
+    plan = Plan(data=data, data_args=args, splits=('test' if 'test' in has else 'valid',), transfers=('readout',*(['probe'] if 'valid' in has else []),'finetune'))
+    _check_splits(plan, source, source), _check_target(plan, source)
+    levels = {_groups(m, np.ones(len(m), bool)): k for k,m in [*source.levels.items()][::-1] if _seen(source, m).sum() > 1} # of equal ones the first
+    levels = [*levels.values()][::-1]
     if name == 'quick': levels = [levels[i] for i in sorted({round(k*(len(levels)-1)/3) for k in range(4)})]
     if name == 'quick' and 'steps' not in args and len(source.split('train')) > 5000: args = args | dict(steps=[['subsample', dict(n=5000)]])
     if takes.get('size', 0) is None and args.get('size') is None: args = args | dict(size=32)
-    return Plan(data=data, data_args=args, maps=tuple(levels), transfers=('readout','probe','finetune'), seeds=(0,1) if name == 'quick' else (0,1,2),
-                recipes={'plain': _pair(10, 8, lr=.3)}, splits=('test' if 'test' in source.splits else 'valid',))
+    return replace(plan, data_args=args, maps=tuple(levels), seeds=(0,1) if name == 'quick' else (0,1,2), recipes={'plain': _pair(10, 8, lr=.3)})
 
 def preset(data:str='glyphs', # a data set
            name:str='quick',  # 'quick' or 'full'; some data sets have more, see `presets`
@@ -404,5 +627,5 @@ def preset(data:str='glyphs', # a data set
     "A ready plan; a data set that has none of its own gets one from its levels."
     if (data, name) in presets: return replace(p := presets[data, name], data_args=p.data_args | (data_args or {}))
     names = [n for d,n in presets if d == data] or ['quick','full']
-    if name not in names: raise StudyError(f"unknown preset {name!r} for {data!r}; use one of: {', '.join(names)}")
+    if name not in names: raise StudyError(f"unknown preset {name!r} for {data!r}{_meant(name, names)}; use one of: {', '.join(names)}")
     return _any_data(data, name, data_args or {})

@@ -7,6 +7,7 @@ __all__ = ['hardness', 'bins_of', 'cross_fitted', 'gain_by_hardness', 'plot_gain
 
 # %% ../../nbs/training/07_hardness.ipynb #c4606f09
 import numpy as np
+from ..text import in_plot
 from .compare import _same_images, crossed_weights
 from .recipe import TrainingError
 
@@ -43,7 +44,7 @@ def gain_by_hardness(direct:dict,      # seed → `Predictions` of a direct run
                      level:float=.95,  # coverage of the intervals
                      n_resamples:int=2000, # crossed bootstrap, over seeds and images
                      seed:int=0,       # of the resampling
-                    ):                 # DataFrame, a row a bin: hardness, errors (0…1), gain = direct − other, low, high
+                    ):                 # DataFrame, a row a bin: hardness, errors (0…1), gain = direct − other, low, high (of each bin by itself; NaN for one seed, or where no image is won or lost)
     "How much lower the error is than that of direct training, from the easiest images to the hardest (cross-fitted)."
     import pandas as pd
     shared = [s for s in direct if s in other]
@@ -55,7 +56,8 @@ def gain_by_hardness(direct:dict,      # seed → `Predictions` of a direct run
     b,h = np.stack([bins_of(hs[s], bins) for s in shared]),np.stack([hs[s] for s in shared])
     e = [np.stack([ps[s].wrong for s in shared]).astype(float) for ps in (direct, other)]
     of = lambda x: np.array([x[b == k].mean() for k in range(bins)])
-    low,high = np.quantile(_resampled(e[0]-e[1], b, bins, n_resamples, seed), [.5-level/2, .5+level/2], axis=0)
+    known = [len(shared) > 1 and np.ptp((e[0]-e[1])[b == k]) > 0 for k in range(bins)]
+    low,high = np.where(known, np.quantile(_resampled(e[0]-e[1], b, bins, n_resamples, seed), [.5-level/2, .5+level/2], axis=0), np.nan)
     return pd.DataFrame(dict(n=b.shape[1]//bins, hardness=of(h), direct=of(e[0]), other=of(e[1]), gain=of(e[0]-e[1]), low=low, high=high), index=pd.RangeIndex(1, bins+1, name='bin'))
 
 # %% ../../nbs/training/07_hardness.ipynb #af6cf6ec
@@ -73,11 +75,11 @@ def _resampled(d, b, bins, n_resamples, seed):
 def plot_gain(tables:dict, # name → what `gain_by_hardness` gives
               ax=None,     # matplotlib axes; new ones if None
              ):            # the axes
-    "Gain in points against the hardness decile, a line for each table, with its interval."
+    "Gain in points against the hardness decile, a line for each table, with its interval (each decile by itself)."
     import matplotlib.pyplot as plt
     ax = plt.subplots(figsize=(5.5, 3.4), layout='constrained')[1] if ax is None else ax
     for (name,t),color,mark in zip(tables.items(), ('#0072B2','#E69F00','#009E73','#CC79A7','#56B4E9'), 'os^Dv'): # Okabe and Ito's palette
-        ax.plot(t.index, 100*t.gain, mark+'-', color=color, label=name, lw=1.5, ms=5)
+        ax.plot(t.index, 100*t.gain, mark+'-', color=color, label=in_plot(name), lw=1.5, ms=5)
         ax.fill_between(t.index, 100*t.low, 100*t.high, color=color, alpha=.18, lw=0)
     ax.axhline(0, color='0.3', lw=1, ls='--')
     ax.set(xlabel=f'test images by hardness, {len(t)} bins: easiest … hardest', ylabel='gain over direct training, points', xticks=t.index)
