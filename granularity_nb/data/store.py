@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import IN_NOTEBOOK, num_cpus, patch
-from ..files import cache_folder, remove_unfinished, write_whole
+from ..files import cache_folder, locked, remove_unfinished, write_whole
 from ..labels.reading import image_formats
 
 # %% ../../nbs/data/03_store.ipynb #e81d2456
@@ -444,15 +444,7 @@ def finish(self:_Part, bad):
 @contextmanager
 def _lock(path, say=print):
     "Hold the lock file at `path`, waiting for it; yields False where there are no locks."
-    try: import fcntl
-    except ImportError: yield False; return
-    with open(path, 'w') as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            if e.errno not in (errno.EAGAIN, errno.EACCES): yield False; return
-            say(f'another process is building {path.with_suffix("")}; waiting for it')
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield True
+    with locked(path, lambda: say(f'another process is building {path.with_suffix("")}; waiting for it')) as got: yield bool(got)
 
 # %% ../../nbs/data/03_store.ipynb #c2ae2174
 def _bar(todo, total, progress):

@@ -8,10 +8,10 @@ __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 
 
 # %% ../../nbs/study/01_plan.ipynb #810b2482
 import difflib, hashlib, json, math, os, warnings
-from functools import lru_cache
 import numpy as np
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
@@ -255,10 +255,15 @@ class Run:
     transfer:dict   # everything that decides the transfers
     content:str=''  # digest of what the image files hold, if they have been read: names and sizes identify a data set, this finds files that were replaced
 
-    @property
+    @cached_property
     def id(self)->str:
         "Folder name of the run."
         return _digest(self.config)
+
+    @cached_property
+    def transfer_id(self)->str:
+        "What the folders of its transfers are called after."
+        return _digest(self.transfer)
 
     @property
     def epochs(self)->dict:
