@@ -10,13 +10,9 @@ __all__ = ['SourceError', 'Rows', 'Files', 'Split', 'Source', 'register', 'sourc
 import difflib, hashlib, importlib, inspect, json, operator, os, sys, types, typing
 import numpy as np
 from collections.abc import Mapping
-<<<<<<< HEAD
 from contextlib import suppress
-from functools import cached_property, partial, wraps
-=======
 from functools import cached_property, lru_cache, partial, wraps
 from numbers import Integral, Real
->>>>>>> main
 from fastcore.basics import patch
 from pathlib import Path
 from .store import ImageError, pixels, read_regular
