@@ -6,11 +6,11 @@
 __all__ = ['load_plan', 'transfer_folder', 'execute', 'execute_all', 'WorkerError', 'provenance', 'collect', 'run']
 
 # %% ../../nbs/study/02_run.ipynb #5294cb68
-import importlib, json, math, multiprocessing as mp, os, platform, random, shutil, signal, sys, threading, time, warnings
+import importlib, json, math, multiprocessing as mp, os, platform, random, signal, sys, threading, time, warnings
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -171,9 +171,18 @@ def _pretrain_best(train, d, recipe, lrs, source, device):
     if best is None: raise DivergenceError(f"training diverged with every learning rate of {lrs}: {tried[-1]['why']}")
     write_whole(d/'tried.json', json.dumps(tried))
     at = d/'tried'/f'lr-{best:g}'
-    for name in sorted(os.listdir(at), key='checkpoint.json'.__eq__): # the file that says 'done' comes last
-        if name != 'valid.json': os.replace(at/name, d/name)
-    shutil.rmtree(d/'tried')
+    for name in _of_training:
+        if (at/name).exists(): os.replace(at/name, d/name)
+    for lr in lrs: _remove_tried(d/'tried'/f'lr-{lr:g}')
+    with suppress(OSError): (d/'tried').rmdir()
+
+_of_training = 'metrics.csv','model.safetensors','checkpoint.json' # the file that says 'done' comes last
+
+def _remove_tried(folder):
+    "Our own files in it; a folder that holds more, or is a link to elsewhere, stays."
+    if folder.is_symlink(): return
+    for name in (*_of_training, 'training.safetensors', 'valid.json'): (folder/name).unlink(missing_ok=True)
+    with suppress(OSError): folder.rmdir()
 
 # %% ../../nbs/study/02_run.ipynb #84933fe7
 def _rows(run, how, predictions, chosen):
