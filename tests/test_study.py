@@ -630,9 +630,24 @@ def test_a_kill_among_the_tried_rates_repeats_none_that_is_done(both, tmp_path):
     with pytest.raises(KeyboardInterrupt): _pretrain_best(lambda f, r: train(f, r, True), tmp_path, recipe, [.03,.3], source, 'cpu')
     _pretrain_best(train, tmp_path, recipe, [.03,.3], source, 'cpu')
     assert calls == [.03, .3, .3]
+    assert not (tmp_path/'tried').exists()
     alone = both[0]/'runs'/runs(BOTH)[0].id
     assert json.loads((tmp_path/'tried.json').read_text()) == json.loads((alone/'tried.json').read_text())
     assert (tmp_path/'model.safetensors').read_bytes() == (alone/'model.safetensors').read_bytes()
+
+
+def test_of_the_tried_rates_only_our_own_files_are_removed(both, tmp_path):
+    source,_ = _opened(json.dumps(BOTH.to_dict()), 0)
+    (tmp_path/'disk').mkdir()
+    (tmp_path/'disk'/'model.safetensors').write_text("somebody's")
+    (tmp_path/'run'/'tried'/'lr-0.03').mkdir(parents=True)
+    (tmp_path/'run'/'tried'/'lr-0.3').symlink_to(tmp_path/'disk')
+    (tmp_path/'run'/'tried'/'notes.md').write_text("somebody's")
+    for lr,error in ((.03, .1), (.3, .2)): (tmp_path/'run'/'tried'/f'lr-{lr:g}'/'valid.json').write_text(json.dumps(dict(lr=lr, error=error, nll=1.)))
+    for name in ('metrics.csv','model.safetensors','checkpoint.json'): (tmp_path/'run'/'tried'/'lr-0.03'/name).write_text(name)
+    _pretrain_best(None, tmp_path/'run', Recipe(), [.03,.3], source, 'cpu')
+    assert [(tmp_path/'run'/o).read_text() for o in ('metrics.csv','model.safetensors','checkpoint.json')] == ['metrics.csv','model.safetensors','checkpoint.json']
+    assert sorted(o.name for o in (tmp_path/'run'/'tried').iterdir()) == ['lr-0.3','notes.md'] and (tmp_path/'disk'/'model.safetensors').read_text() == "somebody's"
 
 
 def test_a_failure_is_not_stored_as_divergence(tmp_path):
@@ -791,6 +806,47 @@ def test_rates_and_another_data_set_on_the_command_line(tmp_path, capsys):
         except SystemExit as e: code = e.code
         err = capsys.readouterr().err
         assert code == 2 and word in err and err.count('\n') == 1
+
+
+# ---- many runs
+
+def _counted(monkeypatch, module, name):
+    "How often a function is called from now on."
+    f,calls = getattr(module, name),[]
+    monkeypatch.setattr(module, name, lambda *args: calls.append(args) or f(*args))
+    return calls
+
+
+def test_each_run_is_hashed_and_looked_up_once_and_polls_see_only_those_in_work(tmp_path, monkeypatch):
+    "Ten thousand runs were an hour of silence when every one was hashed for every other."
+    import granularity_nb.study.plan as planning, granularity_nb.study.run as running
+    def outcomes(plan, rs, folder, workers, said):
+        for r in rs:
+            yield [r]
+            yield r, None
+    monkeypatch.setattr(running, '_outcomes', outcomes)
+    hashes,looks = _counted(monkeypatch, planning, '_digest'),_counted(monkeypatch, running, '_done')
+    plan = replace(tiny, redraw=False, seeds=range(50), maps=('script','base letter'), transfers=('readout','finetune'))
+    run(plan, tmp_path/'s', workers=2, progress=False)
+    n = 3*50
+    assert len(json.loads((tmp_path/'s'/'plan.json').read_text())['runs']) == n
+    assert len(hashes) <= 2*n+10, 'a run and its transfers, and the plan itself'
+    assert len(looks) == 3*n, 'one at the start, one while it is in work, one when it has ended'
+
+
+def test_the_next_job_is_found_without_looking_at_all_others(monkeypatch):
+    rs = runs(replace(BOTH, redraw=False, seeds=range(5), maps=('kmeans-within:24','script')))
+    ready,waiting = _queue(rs[::-1])
+    assert [same[0].map for same in ready] == ['script','direct']*5 and [waiting[r.id][0][0].map for r in rs if r.map == 'direct'] == ['kmeans-within:24']*5
+
+
+def test_images_that_no_seed_changes_are_opened_once(tmp_path, monkeypatch):
+    import granularity_nb.study.run as running
+    plan = replace(tiny, redraw=False, seeds=(0,1,2), maps=('script',))
+    opened = _counted(monkeypatch, running, 'open_source')
+    for o in ('_pretrain_step','_transfer_step'): monkeypatch.setattr(running, o, lambda *args: None)
+    for r in runs(plan): execute(plan, r, tmp_path)
+    assert len(opened) == 1
 
 
 # ---- processes
