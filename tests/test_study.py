@@ -630,9 +630,24 @@ def test_a_kill_among_the_tried_rates_repeats_none_that_is_done(both, tmp_path):
     with pytest.raises(KeyboardInterrupt): _pretrain_best(lambda f, r: train(f, r, True), tmp_path, recipe, [.03,.3], source, 'cpu')
     _pretrain_best(train, tmp_path, recipe, [.03,.3], source, 'cpu')
     assert calls == [.03, .3, .3]
+    assert not (tmp_path/'tried').exists()
     alone = both[0]/'runs'/runs(BOTH)[0].id
     assert json.loads((tmp_path/'tried.json').read_text()) == json.loads((alone/'tried.json').read_text())
     assert (tmp_path/'model.safetensors').read_bytes() == (alone/'model.safetensors').read_bytes()
+
+
+def test_of_the_tried_rates_only_our_own_files_are_removed(both, tmp_path):
+    source,_ = _opened(json.dumps(BOTH.to_dict()), 0)
+    (tmp_path/'disk').mkdir()
+    (tmp_path/'disk'/'model.safetensors').write_text("somebody's")
+    (tmp_path/'run'/'tried'/'lr-0.03').mkdir(parents=True)
+    (tmp_path/'run'/'tried'/'lr-0.3').symlink_to(tmp_path/'disk')
+    (tmp_path/'run'/'tried'/'notes.md').write_text("somebody's")
+    for lr,error in ((.03, .1), (.3, .2)): (tmp_path/'run'/'tried'/f'lr-{lr:g}'/'valid.json').write_text(json.dumps(dict(lr=lr, error=error, nll=1.)))
+    for name in ('metrics.csv','model.safetensors','checkpoint.json'): (tmp_path/'run'/'tried'/'lr-0.03'/name).write_text(name)
+    _pretrain_best(None, tmp_path/'run', Recipe(), [.03,.3], source, 'cpu')
+    assert [(tmp_path/'run'/o).read_text() for o in ('metrics.csv','model.safetensors','checkpoint.json')] == ['metrics.csv','model.safetensors','checkpoint.json']
+    assert sorted(o.name for o in (tmp_path/'run'/'tried').iterdir()) == ['lr-0.3','notes.md'] and (tmp_path/'disk'/'model.safetensors').read_text() == "somebody's"
 
 
 def test_a_failure_is_not_stored_as_divergence(tmp_path):
@@ -785,7 +800,7 @@ def test_rates_and_another_data_set_on_the_command_line(tmp_path, capsys):
     args = ['study','--levels','script','--transfers','probe','--seeds','0','--images','200','--workers','1','--lrs','0.1,0.3','--to','glyphs','--to-set','n_train=100','--to-set','n_test=100','--out',str(out)]
     assert main(args) == 0
     plan = load_plan(out)
-    assert plan.lrs == dict(direct=[.1,.3], transfer=[.1,.3]) and plan.to == 'glyphs' and plan.to_args == dict(n_train=100, n_test=100)
+    assert plan.lrs == dict(direct=[.1,.3]) and plan.to == 'glyphs' and plan.to_args == dict(n_train=100, n_test=100)
     for bad,word in ((['--lrs','a'], "'a'"), (['--lrs','0'], '0'), (['--to','digts'], 'digts'), (['--to','glyphs','--transfers','readout'], 'readout')):
         try: code = main(['study', *bad, '--out', str(tmp_path/'t')])
         except SystemExit as e: code = e.code

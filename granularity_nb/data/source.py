@@ -10,6 +10,7 @@ __all__ = ['SourceError', 'Rows', 'Files', 'Split', 'Source', 'register', 'sourc
 import difflib, hashlib, importlib, inspect, json, operator, os, sys, types, typing
 import numpy as np
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property, lru_cache, partial, wraps
 from numbers import Integral, Real
 from fastcore.basics import patch
@@ -157,7 +158,8 @@ def find(cls:Files,
     folders,names = zip(*found) if found else ((), (np.zeros(0, 'S1'),))
     files = cls(root, folders, np.repeat(np.arange(len(folders)), [len(o) for o in names[:len(folders)]]), np.concatenate(names))
     files.unread = unread
-    if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}), unread=json.dumps(unread))
+    with suppress(OSError): # a cache that cannot be written to costs time, no more
+        if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}), unread=json.dumps(unread))
     return files
 
 # %% ../../nbs/data/01_source.ipynb #384879c8
@@ -222,6 +224,7 @@ def _as_files(images):
     except ValueError: raise SourceError(f'paths on different drives ({folders[0]}, {folders[-1]}): make a split of each') from None
     number = {o:i for i,o in enumerate(folders)}
     try: size = [os.path.getsize(o) for o in paths]
+    except ValueError: raise SourceError('a path holds a zero byte, which no file name can') from None
     except OSError as e: raise SourceError(f'{e.filename} cannot be read ({e.strerror}): correct the path, or leave it out') from None
     part = lambda o: '' if o==root else os.path.relpath(o, root).replace(os.sep, '/')
     return Files(root, [part(o) for o in folders], [number[os.path.dirname(o)] for o in paths], [os.path.basename(o) for o in paths], size)
@@ -279,7 +282,7 @@ class Split:
         n = np.stack([np.bincount(x[...,c].ravel(), minlength=256) for c in range(x.shape[-1])])/max(1, x[...,0].size)
         v = np.arange(256)/255
         mean = n@v
-        return mean.tolist(), np.sqrt(n@v**2-mean**2).tolist()
+        return mean.tolist(), np.sqrt(np.maximum(n@v**2-mean**2, 0)).tolist()
 
     def __repr__(self):
         size = 'x'.join(map(str, self.images.shape[1:])) if 'images' in vars(self) else 'not made yet' if self.has_pixels else 'files'
