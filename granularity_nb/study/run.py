@@ -6,7 +6,7 @@
 __all__ = ['load_plan', 'transfer_folder', 'execute', 'execute_all', 'WorkerError', 'provenance', 'collect', 'run']
 
 # %% ../../nbs/study/02_run.ipynb #5294cb68
-import importlib, json, math, multiprocessing as mp, os, platform, random, signal, sys, threading, time, warnings
+import importlib, json, math, multiprocessing as mp, os, pickle, platform, random, signal, sys, threading, time, warnings
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -289,10 +289,15 @@ def execute_all(plan:Plan, rs, # runs of the plan
     with _heard() as said:
         try:
             for r in rs: execute(plan, r, folder)
-        except Exception as e:
-            e.said = said
-            raise
+        except Exception as e: raise _portable(e, said) from None
     return said
+
+def _portable(e, said):
+    "`e`, or its text if it cannot be sent to another process, with the warnings that went before."
+    try: pickle.loads(pickle.dumps(e))
+    except Exception: e = RuntimeError(f'{type(e).__name__}: {e}')
+    e.said = said
+    return e
 
 @contextmanager
 def _environment(**new):
@@ -478,7 +483,7 @@ def _workers(device):
 
 def _anchored(plan):
     "The plan with its places written out, so that they are the same ones from wherever the study is continued."
-    def there(args): return {k: os.path.abspath(os.path.expanduser(v)) if isinstance(v, str) and k not in identity_args(args) else v for k,v in args.items()}
+    def there(args): return {k: os.path.abspath(os.path.expanduser(v)) if isinstance(v, str) and '://' not in v and k not in identity_args(args) else v for k,v in args.items()}
     return replace(plan, data_args=there(plan.data_args), to_args=there(plan.to_args))
 
 @contextmanager
