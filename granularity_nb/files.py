@@ -45,10 +45,10 @@ def _lock(fd, wait=False):
 
 # %% ../nbs/files.ipynb #f912d7a3
 def write_whole(path,           # the file to write (str or Path)
-                data:str|bytes, # its whole content; text is written as UTF-8
+                data:str|bytes, # its whole content; text is written as UTF-8, and what is none (parts of a file name in other bytes) as JSON writes it, \udcff
                )->Path:         # the same path
     "Write `data` to `path`, whole or not at all."
-    with whole_file(path) as tmp: tmp.write_bytes(data.encode('utf-8') if isinstance(data, str) else data)
+    with whole_file(path) as tmp: tmp.write_bytes(data.encode('utf-8', 'backslashreplace') if isinstance(data, str) else data)
     return Path(path)
 
 # %% ../nbs/files.ipynb #b3a1c7de

@@ -262,7 +262,7 @@ def test_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('args,message', [(['--k','80'],'need d ≥ 2 + 2k'), (['--k','0'],'need k ≥ 1'), (['--hard-fraction','2'],'need 0 ≤ hard_fraction ≤ 1'), (['--s-star','20'],'need P ≥ 2·s*'),
-    (['--s-dagger','-1'],'need s† ≥ 0'), (['--lr','0'],'need lr > 0'), (['--k','x'],'invalid int'), (['--seeds','-1'],'seeds'), (['--neurons','0'],'whole number from 1'),
+    (['--s-dagger','-1'],'need s† ≥ 0'), (['--lr','0'],'need lr > 0'), (['--k','x'],'is not a whole number'), (['--seeds','-1'],'seeds'), (['--neurons','0'],'whole number from 1'),
     (['--only','coarse'],'--full'), (['--full','--only','zz'],"unknown sweep 'zz'")])
 def test_command_refuses(args, message, tmp_path, capsys):
     try: code = main(['theory', '--out', str(tmp_path/'a'), *args])

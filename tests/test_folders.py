@@ -81,7 +81,7 @@ def test_splits_are_what_they_are_said_to_be(tmp_path, paths, splits, want):
         warnings.simplefilter('always')
         s = opened(tmp_path/'f', splits=splits)
     assert {k: names(s, k) for k in s.splits} == want and s.args['splits'] == splits
-    assert [str(o.message) for o in said] == (["folder: 1 folders are in none of the splits and are left out, such as 'car/sedan'"] if 'sedan' in paths[-1] else [])
+    assert [str(o.message) for o in said] == (["folder: 1 folder in none of the splits, left out, such as 'car/sedan'"] if 'sedan' in paths[-1] else [])
     assert all(o.split('/')[-2] in ('train','test') or names(s) for k in s.splits for o in s.split(k).files.relative())
     again = Source.open('folder', **s.args, **s.where)
     assert [o.digest for o in again.splits.values()] == [o.digest for o in s.splits.values()]
@@ -127,7 +127,7 @@ def test_tables_whose_splits_are_not_plain(tmp_path, column, cells, kw, says):
 
 def test_cells_that_are_said_to_be_splits(tmp_path):
     file = table(tmp_path/'t', some(fold=[1,2,3]*4))
-    with pytest.warns(SourceWarning, match="4 rows are in none of the splits and are left out, such as those with '3'"): s = in_table(file, split='fold', splits=dict(train=[1], val='2'), label='label')
+    with pytest.warns(SourceWarning, match="4 rows in none of the splits, left out, such as those with '3'"): s = in_table(file, split='fold', splits=dict(train=[1], val='2'), label='label')
     assert sizes(s) == dict(train=4, valid=4)
     assert sizes(in_table(file, split='fold', splits=dict(train=['1','2'], test=3))) == dict(train=8, test=4)
     assert sizes(in_table(file, split=None)) == dict(train=12)
@@ -171,3 +171,141 @@ def test_whatever_is_given_is_used_or_refused(tmp_path, monkeypatch, name):
     ('inat21', dict(valid='half'), 'valid must be a number'), ('glyphs', dict(steps=[['subsample', dict(n='many')]]), "step 'subsample': n must be a whole number, not 'many'")])
 def test_arguments_of_another_type_are_named_with_what_is_wanted(name, kw, says):
     with pytest.raises(SourceError, match=says): Source.open(name, **kw)
+
+
+# Ranks and groups
+
+def test_depths_have_names(tmp_path):
+    tree(tmp_path/'f', 'Greek/alpha', 'Greek/beta', 'Latin/a', n=8)
+    s = opened(tmp_path/'f', ranks=['alphabet','character'])
+    assert [*s.levels] == ['character','alphabet'] and s.target is s.level('alphabet') and s.target.vocab == ('Greek','Latin') and s.args['ranks'] == ['alphabet','character']
+    assert opened(tmp_path/'f', ranks=('alphabet','character'), target='character').target.vocab == ('a','alpha','beta')
+    tree(tmp_path/'g', 'train/Greek/alpha', 'test/Greek/alpha', 'train/Latin/a')
+    assert [*opened(tmp_path/'g', ranks=['alphabet','character']).levels] == ['character','alphabet'], 'folders of splits are not counted'
+    with pytest.warns(SourceWarning, match="'world' is no level"): opened(tree(tmp_path/'h', 'all/Greek/alpha', 'all/Latin/a'), ranks=['world','alphabet','character'])
+
+@pytest.mark.parametrize('ranks,says', [(['a'], r"ranks names 1 depths \(a\), but 'Greek/alpha' has 2"), (['a','b','c'], 'names 3 depths'), (['a','a'], 'different names'), ([], 'one or more'), (['a',' '], 'different names'), (['a', 2], 'must be a list of texts')])
+def test_ranks_that_do_not_fit(tmp_path, ranks, says):
+    tree(tmp_path/'f', 'Greek/alpha', 'Latin/a')
+    with pytest.raises(SourceError, match=says): opened(tmp_path/'f', ranks=ranks)
+
+def groups_of(s, key): return {k: {key(o) for o in split.files.relative()} for k,split in s.splits.items()}
+def apart(of): return all(not a & b for a,b in itertools.combinations(of.values(), 2))
+
+def drawers(root, deep):
+    "Two breeds of two kinds, each from five drawers of five images: folders, or in the files' names."
+    for kind,breed,d in itertools.product(('dog','cat'), ('x','y'), range(5)):
+        tree(root, f'{kind}/{breed}/d{d}' if deep else f'{kind}/{breed}', n=5)
+        if not deep:
+            for i in range(5): (root/kind/breed/f'{i}.png').rename(root/kind/breed/f'd{d}-{i}.png')
+    return root
+
+@pytest.mark.parametrize('deep,kw,key', [(True, dict(ranks=['kind','breed','drawer'], group='drawer'), lambda o: o.rpartition('/')[0]), (True, dict(group=2), lambda o: o.rpartition('/')[0]),
+    (False, dict(group=r'd\d'), lambda o: o.split('/')[2][:2]), (False, dict(group=r'(\w+)/d(\d)-'), lambda o: tuple(o.split('-')[0].split('/')[1:])), (False, dict(group='.*-'), lambda o: o.split('-')[0])])
+def test_what_belongs_together_stays_in_one_split(tmp_path, deep, kw, key):
+    root = drawers(tmp_path/'f', deep)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        s,other = (Source.open('folder', root=root, valid=.2, test=20, seed=seed, **kw) for seed in (0, 1))
+        plain = Source.open('folder', root=root, valid=.2, test=20)
+        again = Source.open('folder', **s.args, **s.where)
+    assert apart(groups_of(s, key)) and not apart(groups_of(plain, key)) and sum(sizes(s).values()) == 100 and groups_of(s, key) != groups_of(other, key)
+    assert s.hierarchy.n_leaves == 4 == len(names(s)), 'a depth that is a group is no class'
+    assert sizes(s) == dict(train=60, valid=20, test=20) and [o.digest for o in again.splits.values()] == [o.digest for o in s.splits.values()]
+
+def test_a_group_above_the_classes(tmp_path):
+    root = tree(tmp_path/'f', *(f'site{i}/{c}' for i in range(6) for c in ('owl','jay')))
+    s = Source.open('folder', root=root, group=0, valid=8, test=16)
+    assert s.hierarchy.leaves == ('jay','owl') and sizes(s) == dict(train=24, valid=8, test=16) and apart(groups_of(s, lambda o: o.split('/')[0]))
+
+@pytest.mark.parametrize('kw,says', [(dict(group=5), 'at depth 5'), (dict(group=-1), 'at depth -1'), (dict(group='['), 'neither the name of a rank nor a regular expression'), (dict(group='7$'), "matches nothing in 8 of 8 paths, such as 'a/x/0.png'"),
+    (dict(group=True), 'must be a text, a whole number or None'), (dict(group='.*/'), 'valid: no group can be held out whole for 2 images'), (dict(ranks=['a','b','c'], group='c'), 'at depth 2')])
+def test_groups_that_cannot_be(tmp_path, kw, says):
+    tree(tmp_path/'f', 'a/x', 'b/y')
+    with pytest.raises(SourceError, match=says): opened(tmp_path/'f', valid=2, **kw)
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=120), st.integers(0, 5), st.floats(0, .4), st.floats(0, .4))
+def test_carving_keeps_groups_and_classes(images, seed, valid, test):
+    leaf,group = map(np.array, zip(*images))
+    try: parts = carve(leaf, dict(valid=valid, test=test), seed, together=group)
+    except SourceError: return
+    assert sorted(np.concatenate([*parts.values()])) == list(range(len(leaf))) and apart({k: set(group[o]) for k,o in parts.items()})
+    assert set(leaf[parts['train']]) == set(leaf) and all((np.diff(o) > 0).all() for o in parts.values())
+    for k,share in dict(valid=valid, test=test).items():
+        largest = np.bincount(group).max()
+        assert len(parts.get(k, ())) <= round(share*len(leaf))+largest/2
+
+def test_groups_of_tables(tmp_path):
+    file = table(tmp_path/'t', some(60, bird=[i//5 for i in range(60)], split=['train']*50+['test']*10))
+    s = in_table(file, group='bird', valid=.2)
+    assert apart(groups_of(s, lambda o: int(Path(o).stem)//5)) and sizes(s) == dict(train=40, valid=10, test=10) and s.args['group'] == 'bird'
+    with pytest.raises(SourceError, match="no column 'brid'"): in_table(file, group='brid')
+    torn = table(tmp_path/'u', some(60, bird=[i % 6 for i in range(60)], split=['train']*50+['test']*10))
+    with pytest.warns(SourceWarning, match="6 groups with images in 'train' and in 'test', such as '0': what belongs together leaks"): in_table(torn, group='bird')
+    missing = table(tmp_path/'v', some(6, bird=['a',None]*3))
+    with pytest.raises(SourceError, match="'bird' is empty in row 1"): in_table(missing, group='bird')
+
+
+# Targets that cross the labels
+
+def test_a_target_by_leaf(tmp_path):
+    tree(tmp_path/'f', 'dog/poodle', 'dog/beagle', 'cat/tabby')
+    fur = dict(poodle='grey', beagle='brown', tabby='grey')
+    s = opened(tmp_path/'f', target=fur)
+    assert {o: s.target[o] for o in s.target.leaves} == fur and not s.level('depth 0').refines(s.target) and s.level('leaf').refines(s.target) and s.args['target'] == fur
+    again = opened(tmp_path/'f', target=LabelMap(['tabby','poodle','beagle'], ['brown','grey'], [1, 1, 0]))
+    assert again.target == s.target and again.args == s.args and Source.open('folder', **again.args, **again.where).target == s.target
+    for target,says in ((fur | dict(tabby=''), "gives 'tabby' the class ''"), (dict(poodle='grey'), "2 of 3 leaves no class, such as 'beagle'"), (dict(poodle='a', beagle='b', tiger='c'), "such as 'tabby'; it has 'tiger', which is no leaf"),
+                        (LabelMap(['tabby','poodle','beagle'], ['a','b'], ([0,2,3,4], [0,1,0,0])), 'several classes'), ('fur', "no level of 'folder' 'fur'")):
+        with pytest.raises(SourceError, match=says): opened(tmp_path/'f', target=target)
+
+@pytest.mark.parametrize('label', ['label', ['kind','breed']])
+def test_a_target_by_column(tmp_path, label):
+    fur = ['grey','brown','grey','brown','brown','grey']*2
+    file = table(tmp_path/'t', some(fur=fur, kind=['dog','dog','cat']*4, breed=['poodle','beagle','tabby']*4, size=['large','small','small']*4))
+    s,plain = in_table(file, label=label, target='fur'),in_table(file, label=label)
+    rows = [int(Path(o).stem) for o in s.split('train').files.relative()]
+    assert [s.target.vocab[s.target.codes[o]] for o in s.split('train').leaf] == [fur[i] for i in rows]
+    for k,m in plain.levels.items(): assert [m.vocab[m.codes[o]] for o in plain.split('train').leaf] == [s.level(k).vocab[s.level(k).codes[o]] for o in s.split('train').leaf], 'levels stay what they were'
+    assert s.hierarchy.leaves == ('beagle, brown','poodle, brown','poodle, grey','tabby, grey') and s.level('fur') == s.target and s.unit == [*plain.levels][0] and s.target_for(s.level(s.unit), 'fur') == s.target
+    assert Source.open('table', **s.args, **s.where).target == s.target and s.args['target'] == 'fur'
+    by_breed = in_table(file, label=label, target='size')
+    assert by_breed.hierarchy == plain.hierarchy and by_breed.unit is None and {o: by_breed.target[o] for o in by_breed.target.leaves} == dict(poodle='large', beagle='small', tabby='small')
+    with pytest.raises(SourceError, match="no level of 'table' 'colour'"): in_table(file, label=label, target='colour')
+
+def test_a_study_of_a_target_that_crosses(tmp_path):
+    from granularity_nb.study.plan import Plan, StudyError, runs
+    file = table(tmp_path/'t', some(48, fur=['grey','brown']*24) | dict(label=['dog/poodle','dog/beagle','cat/tabby','cat/lion']*12, fur=(['grey']*4+['brown']*4)*6))
+    args = dict(root=str(file), target='fur', size=4, valid=.2, test=.2)
+    with pytest.warns(UserWarning, match="label map 'leaf' has classes that lie in several target classes: readout left out"): rs = runs(Plan(data='table', data_args=args, maps=('leaf','depth 0','fur','level:0','random-groups-across:depth 0','random-splits:8','image'), transfers=('readout','probe','finetune'), seeds=(0,), splits=('valid',)))
+    assert {r.map: 'readout' in r.transfers for r in rs if r.map != 'direct'} == dict(leaf=False) | {'depth 0':False, 'fur':True, 'level:0':True, 'random-groups-across:depth 0':False, 'random-splits:8':True, 'image':True}
+    with pytest.raises(StudyError, match="'leaf' has classes that lie in several target classes, so that readout cannot be done"): runs(Plan(data='table', data_args=args, maps=('leaf',), transfers=('readout',), seeds=(0,), splits=('valid',)))
+
+
+# What is left out
+
+def test_files_that_are_not_read_are_counted_and_named(tmp_path):
+    root = tree(tmp_path/'f', 'dog/poodle', 'cat')
+    for i in range(50): (root/'cat'/f'IMG_{i}.HEIC').write_bytes(b'x')
+    for o in ('cat/clip.mp4','cat/1','notes.txt','cat/labels.json','README','dog/.DS_Store','dog/poodle/more.zip'): (root/o).write_text('x')
+    for o in ('fish/koi','fish/carp','dog/beagle'): (root/o).mkdir(parents=True)
+    (root/'fish'/'koi'/'list.txt').write_text('x')
+    said = r"folder: .*f holds 53 files not read \((?=.*50 \.heic)(?=.*1 \.mp4)(?=.*1 no ending)(?=.*1 \.zip).*\), such as cat/.* and 2 folders without images, such as dog/beagle; .*\.jpeg"
+    with pytest.warns(SourceWarning, match=said): s = opened(root)
+    assert names(s) == ['cat','poodle'] and sizes(s) == dict(train=8)
+    with pytest.raises(SourceError, match=said+'.*strict=False'): opened(root, strict=True)
+    with pytest.warns(HierarchyWarning, match='folder with no images: .*left out'): assert folders(root).leaves == ('cat','poodle')
+
+@pytest.mark.parametrize('name,at', [('tiny-imagenet','train'), ('imagenet1k','train'), ('imagenet21k','train'), ('inat21','train_mini')])
+def test_every_reader_says_what_it_leaves_out(tmp_path, name, at):
+    args = any_source(name, tmp_path)
+    some = next(o for o in (tmp_path/'f'/at).iterdir())
+    (some/'x.heic').write_bytes(b'x')
+    (tmp_path/'f'/at/'n00007846').mkdir()
+    with pytest.warns(SourceWarning, match=f'{name}: .* holds 1 file not read .1 .heic., such as .*x.heic and 1 folder without images, such as {at}/n00007846'): s = Source.open(name, **args | (dict(size=None) if name[0] == 't' else {}))
+    with pytest.raises(SourceError, match='1 .heic'): Source.open(name, strict=True, **args)
+
+def test_official_validation_images_under_another_name_are_said(tmp_path):
+    args = any_source('imagenet21k', tmp_path)
+    (tmp_path/'f'/'val').rename(tmp_path/'f'/'validation')
+    with pytest.warns(SourceWarning, match="'validation' in .* is not read; call the folder of validation images val"): Source.open('imagenet21k', **args)

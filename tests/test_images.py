@@ -290,7 +290,7 @@ def test_folders_without_known_images_are_named(tmp_path, monkeypatch):
         assert names(Source.open('folder', **kw), 'train').count('z') == 3, 'a .jfif is a JPEG'
     shutil.move(tmp_path/'f'/'b'/'z', tmp_path/'f'/'b'/'w')
     for o in (tmp_path/'f'/'b'/'w').iterdir(): o.rename(o.with_suffix('.heic'))
-    with pytest.warns(SourceWarning, match=r'1 folders of .* such as that of b/w/\d\.heic.*\.jpeg'): s = Source.open('folder', **kw)
+    with pytest.warns(SourceWarning, match=r'3 files not read \(3 \.heic\), such as b/w/\d\.heic and 1 folder without images, such as b; .*\.jpeg'): s = Source.open('folder', **kw)
     assert s.hierarchy.leaves == ('x','y')
     monkeypatch.setattr(source, '_many', 1) # a list that is kept says so again
     for _ in range(2):

@@ -349,6 +349,19 @@ def test_whatever_goes_wrong_with_one_image_is_one_line(tmp_path, monkeypatch):
     assert bad.reason.tolist() == ['unsupported'] and bad.detail.tolist() == ['ValueError: conversion not supported']
 
 
+def test_a_cache_that_cannot_be_written(photos, tmp_path, monkeypatch):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(StoreError, match='cannot be made .*GRANULARITY_CACHE'): store(photos[0], tmp_path/'file'/'cache', photos[1], progress=False)
+    monkeypatch.setattr(module.os, 'access', lambda *a: False) # the tests may run as root, who may write everywhere
+    with pytest.raises(StoreError, match='cannot be written to'): store(photos[0], tmp_path/'cache', photos[1], progress=False)
+
+
+def test_a_budget_that_is_changed_for_all(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'MAX_BYTES', 100)
+    with pytest.raises(ImageError, match='more than the 100 allowed'): Decode(8)(photos[1]/photos[0][0])
+    with pytest.raises(ImageError, match='more than the 100 allowed'): decoded(photos[1]/photos[0][0])
+
+
 def test_too_many_open_files_is_no_fault_of_an_image(photos, tmp_path, monkeypatch):
     def none_left(*a): raise OSError(24, 'Too many open files')
     with monkeypatch.context() as m:

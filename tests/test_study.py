@@ -801,7 +801,7 @@ def test_rates_and_another_data_set_on_the_command_line(tmp_path, capsys):
     args = ['study','--levels','script','--transfers','probe','--seeds','0','--images','200','--workers','1','--lrs','0.1,0.3','--to','glyphs','--to-set','n_train=100','--to-set','n_test=100','--out',str(out)]
     assert main(args) == 0
     plan = load_plan(out)
-    assert plan.lrs == dict(direct=[.1,.3], transfer=[.1,.3]) and plan.to == 'glyphs' and plan.to_args == dict(n_train=100, n_test=100)
+    assert plan.lrs == dict(direct=[.1,.3]) and plan.to == 'glyphs' and plan.to_args == dict(n_train=100, n_test=100)
     for bad,word in ((['--lrs','a'], "'a'"), (['--lrs','0'], '0'), (['--to','digts'], 'digts'), (['--to','glyphs','--transfers','readout'], 'readout')):
         try: code = main(['study', *bad, '--out', str(tmp_path/'t')])
         except SystemExit as e: code = e.code

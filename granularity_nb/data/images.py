@@ -156,6 +156,21 @@ def _splits(name, files, leaf, parts, size, cache, strict):
 def _where(root, cache, strict=False, **more):
     return {k:o for k,o in dict(root=str(root), cache=None if cache is None else _cache(cache), strict=strict, **more).items() if o}
 
+def _n(n, what): return f"{n} {what}{'s'*(n != 1)}"
+
+def _find(name, root, parts=('',), cache=None, strict=False):
+    "The image files below a folder; what is left out there is counted and named."
+    files = Files.find(root, parts, _cache(cache))
+    if not len(files): return files
+    other,empty = files.unread['files'],files.unread['folders']
+    said = [f"{_n(sum(n for n,_ in other.values()), 'file')} not read ({', '.join(f'{n} {k}' for k,(n,_) in other.items())}), such as {next(iter(other.values()))[1]}"] if other else []
+    if empty: said.append(f"{_n(len(empty), 'folder')} without images, such as {empty[0]}")
+    if not said: return files
+    text = f"{name}: {root} holds {' and '.join(said)}; images are known by their endings: {' '.join(image_types)}"
+    if strict: raise SourceError(text+'. Convert or remove them, or use strict=False')
+    warnings.warn(text, SourceWarning, stacklevel=5)
+    return files
+
 def _asked(what, **more): return what | {k: o for k,o in more.items() if o is not None} # what is not asked for is no part of a data set's identity
 
 def _tidy(levels):
@@ -171,7 +186,7 @@ def _warn_shared(name, together, parts):
     for i,a in enumerate(have):
         for b in [*have][i+1:]:
             both = np.intersect1d(have[a], have[b])
-            if len(both): warnings.warn(f"{name}: {len(both)} groups have images in {a!r} and in {b!r}, such as {both[0]!r}: what belongs together leaks from one into the other", SourceWarning, stacklevel=5)
+            if len(both): warnings.warn(f"{name}: {_n(len(both), 'group')} with images in {a!r} and in {b!r}, such as {both[0]!r}: what belongs together leaks from one into the other", SourceWarning, stacklevel=5)
 
 def _warn_no_level(names, source):
     "Warn of ranks that group no images otherwise than another does."
@@ -257,7 +272,7 @@ def _folder_parts(root, files, splits):
         tops = {p[0]: k for p,k in zip(paths, of)}
         if any(o.lower() not in _usual for o in tops): warnings.warn("folder: taken for splits: "+', '.join(o if o == k else f'{o} for {k!r}' for o,k in tops.items())+"; splits=… says otherwise, splits=False that all are classes", SourceWarning, stacklevel=4)
     out = [p for p,k in zip(paths, of) if k is None]
-    if out: warnings.warn(f"folder: {len(out)} folders are in none of the splits and are left out, such as {'/'.join(out[0])!r}", SourceWarning, stacklevel=4)
+    if out: warnings.warn(f"folder: {_n(len(out), 'folder')} in none of the splits, left out, such as {'/'.join(out[0])!r}", SourceWarning, stacklevel=4)
     return of, classes
 
 def _bare(root, files, classes, of):
@@ -316,9 +331,8 @@ def folder_source(
 )->Source:
     "Images in a tree of folders of any depth."
     root = _root('folder', root, 'folders of images')
-    files = Files.find(root, cache=_cache(cache)) if root.is_dir() else []
+    files = _find('folder', root, cache=cache, strict=strict) if root.is_dir() else []
     if not len(files): raise _layout('folder', root, 'there are no images', _folder_layout)
-    if files.unread: warnings.warn(f"folder: {len(files.unread)} folders of {root} hold files but no images and are left out, such as that of {files.unread[0]}; images are known by their endings: {' '.join(image_types)}", SourceWarning, stacklevel=3)
     names = [] if ranks is None else _names_of('folder: ranks', ranks)
     of,classes = _folder_parts(root, files, splits)
     _bare(root, files, classes, of)
@@ -384,7 +398,7 @@ def _row_splits(table, columns, split, splits):
     if 'train' not in of.values(): raise SourceError(f"{table}: no row has 'train' in column {split!r}, only {', '.join(map(repr, [*have][:8]))}: say which is which with splits={{'train': …, 'test': …}}, or splits=False if these are no splits")
     if not splits and any(o.lower() not in _usual for o in have): warnings.warn(f"{table}: taken for splits: "+', '.join(o if o == k else f'{o} for {k!r}' for o,k in of.items())+"; splits=… says otherwise", SourceWarning, stacklevel=4)
     out = [o for o in columns[split] if o not in of]
-    if out: warnings.warn(f"{table}: {len(out)} rows are in none of the splits and are left out, such as those with {out[0]!r} in column {split!r}", SourceWarning, stacklevel=4)
+    if out: warnings.warn(f"{table}: {_n(len(out), 'row')} in none of the splits, left out, such as those with {out[0]!r} in column {split!r}", SourceWarning, stacklevel=4)
     return [of.get(o) for o in columns[split]]
 
 def _by_value(table, split, splits, have):
@@ -445,7 +459,7 @@ def _crossed(h, leaf, levels, column, name):
         return h, leaf, levels, LabelMap(h.leaves, vocab.tolist(), of, name=name)
     to = by_path(h)
     path = dict(zip(to.encode(range(len(to))).tolist(), to.leaves))
-    fine,number = _tree([(*path[i].split('/'), vocab[c].replace('/', '∕')) for i,c in pairs.tolist()], shared=False)
+    fine,number = _tree([(*path[i].split('/'), f"{_last(path[i])}, {vocab[c].replace('/', '∕')}") for i,c in pairs.tolist()], shared=False)
     old,new = np.empty(fine.n_leaves, int),np.empty(fine.n_leaves, int)
     old[number],new[number] = pairs.T
     up = LabelMap(fine.leaves, h.leaves, old)
@@ -574,7 +588,7 @@ def tiny_imagenet_source(
     bad = lambda wrong: _layout(name, root, wrong, _tiny_layout, near=lambda o: (o/'wnids.txt').is_file())
     for o in ('wnids.txt','train','val'):
         if not (root/o).exists(): raise bad(f'there is no {o}')
-    files,wnids = Files.find(root, ('train','val'), _cache(cache)),(root/'wnids.txt').read_text().split()
+    files,wnids = _find(name, root, ('train','val'), cache, strict),(root/'wnids.txt').read_text().split()
     truth,flat = root/'val'/'val_annotations.txt',any(o in ('val','val/images') for o in files.folders)
     if flat and not truth.is_file(): raise bad('there is no val/val_annotations.txt')
     truth = _annotations(truth) if flat else {}
@@ -640,7 +654,7 @@ def imagenet1k_source(
     base = root/'ILSVRC'/'Data'/'CLS-LOC' if (root/'ILSVRC').is_dir() else root
     for o in ('train','val'):
         if not (base/o).is_dir(): raise _layout(name, root, f'there is no folder {o}', _1k_layout, near=lambda o: (o/'train').is_dir() and (o/'val').is_dir())
-    files = Files.find(base, ('train','val'), _cache(cache))
+    files = _find(name, base, ('train','val'), cache, strict)
     wnids = _wnids_of(name, base, files.folders, 1, _1k_layout)
     flat,file = any(o == 'val' for o in files.folders),_find_truth(root, base, truth)
     if flat and file is None: raise _layout(name, root, 'the images in val have no labels', _1k_layout)
@@ -682,7 +696,7 @@ def imagenet21k_source(
     train,val = (next((o for o in (k, f'imagenet21k_{k}') if (root/o).is_dir()), None) for k in ('train','val'))
     ignored = [o for o in next(os.walk(root))[1] if split_of(o) and o not in (train, val)] if train else []
     if ignored: warnings.warn(f"{name}: {', '.join(map(repr, ignored))} in {root} is not read; call the folder of validation images val", SourceWarning, stacklevel=3)
-    files = Files.find(root, [train, val] if train and val else [train or ''], _cache(cache))
+    files = _find(name, root, [train, val] if train and val else [train or ''], cache, strict)
     if not len(files): raise _layout(name, root, 'there are no images', _21k_layout)
     wnids = _wnids_of(name, root, files.folders, 1 if train else 0, _21k_layout)
     if '' in wnids: raise _layout(name, root, 'images lie in no folder of a wnid', _21k_layout)
@@ -720,7 +734,7 @@ def inat21_source(
         if not download: raise _layout(name, root, f'there is no {options[k][0]}, and download=True was not given', _inat_layout, near=lambda o: any((o/p).is_dir() for p in options[k]))
         _download_inat(root, options[k][0])
         top[k] = options[k][0]
-    files = Files.find(root, [*top.values()], _cache(cache))
+    files = _find(name, root, [*top.values()], cache, strict)
     return _inat(name, root, files, top, target, dict(valid=valid), dict(version=version, size=size, valid=valid, seed=seed, target=target), _where(root, cache, strict))
 
 # %% ../../nbs/data/04_images.ipynb #02b21b57

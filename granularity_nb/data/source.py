@@ -10,6 +10,7 @@ __all__ = ['SourceError', 'Rows', 'Files', 'Split', 'Source', 'register', 'sourc
 import difflib, hashlib, importlib, inspect, json, operator, os, sys, types, typing
 import numpy as np
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property, lru_cache, partial, wraps
 from numbers import Integral, Real
 from fastcore.basics import patch
@@ -55,7 +56,7 @@ class Files:
         name,    # name of each file within its folder: str, or bytes in the file system's encoding
         size=None, # bytes of each file; None: looked up when they are needed
     ):
-        self.unread = () # of each folder in which `find` saw only files that are no images, one such file
+        self.unread = dict(files={}, folders=[]) # what `find` saw and left out: ending → number of files and one of them; folders without images
         self.root,self.folders = os.fspath(root),list(folders)
         self.folder,self._size = np.asarray(folder, np.int32),None if size is None else np.asarray(size, np.int64)
         self.name = name if getattr(name, 'dtype', None) is not None and name.dtype.kind=='S' else np.array([os.fsencode(o) for o in name], dtype='S')
@@ -110,8 +111,8 @@ def _hash(self:Files):
 
 # %% ../../nbs/data/01_source.ipynb #26ea812e
 def _walk(root, part, seen, unread):
-    "(folder, names) for `part` of `root` and every folder below that holds images, in alphabetical order; a file of each last folder that has only others goes to `unread`."
-    here,names,below,other = os.path.join(root, part) if part else root,[],[],None
+    "(folder, names) for `part` of `root` and every folder below that holds images, in alphabetical order; what is left out goes to `unread`. Whether there are any."
+    here,names,below,empty = os.path.join(root, part) if part else root,[],[],len(unread['folders'])
     real = os.path.realpath(here)
     if real in seen: raise SourceError(f'{here} is the same folder as {seen[real]}: remove the link that leads there twice')
     seen[real] = here
@@ -119,12 +120,22 @@ def _walk(root, part, seen, unread):
     except OSError as e: raise SourceError(f'{here} cannot be read ({e.strerror}): change who may, or move it away') from None
     for o in entries:
         if o.name.startswith('.'): continue
-        if _is_folder(o): below.append(f'{part}/{o.name}' if part else o.name)
+        path = f'{part}/{o.name}' if part else o.name
+        if _is_folder(o): below.append(path)
         elif o.name.lower().endswith(image_types): names.append(os.fsencode(o.name))
-        else: other = f'{part}/{o.name}' if part else o.name
+        elif (kind := _other(o.name)) is not None: unread['files'][kind] = [unread['files'].get(kind, [0])[0]+1, path]
     if names: yield part,np.array(names, dtype='S')
-    elif other and not below: unread.append(other)
-    for o in below: yield from _walk(root, o, seen, unread)
+    found = bool(names)
+    for o in below: found = (yield from _walk(root, o, seen, unread)) or found
+    if not found: unread['folders'][empty:] = [part] # the topmost stands for all below
+    return found
+
+_aside = frozenset('.txt .csv .tsv .json .jsonl .xml .yaml .yml .md .rst .html .htm .log .ini .cfg .db .parquet .mat .py .ipynb .sh .url .lnk'.split()) # what lies beside images
+
+def _other(name):
+    "The ending of a file that could be an image, but is not read; None for what usually lies beside images."
+    stem,ending = os.path.splitext(name.lower())
+    return None if ending in _aside or not ending and name.isupper() else ending or 'no ending'
 
 def _is_folder(entry):
     try: return entry.is_dir()
@@ -142,12 +153,13 @@ def find(cls:Files,
         if not os.path.isdir(os.path.join(root, o)): raise SourceError(f'{os.path.join(root, o)} is not a folder')
     old = None if cache is None else _kept(root, parts, cache)
     if old is not None: return old
-    seen,found,unread = {},[],[]
+    seen,found,unread = {},[],dict(files={}, folders=[])
     for o in parts: found += _walk(os.fspath(root), o, seen, unread)
     folders,names = zip(*found) if found else ((), (np.zeros(0, 'S1'),))
     files = cls(root, folders, np.repeat(np.arange(len(folders)), [len(o) for o in names[:len(folders)]]), np.concatenate(names))
     files.unread = unread
-    if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}), unread=json.dumps(unread))
+    with suppress(OSError): # a cache that cannot be written to costs time, no more
+        if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}), unread=json.dumps(unread))
     return files
 
 # %% ../../nbs/data/01_source.ipynb #384879c8
@@ -199,6 +211,7 @@ def _kept(root, parts, cache):
         files = Files.load(path, root)
         files._size = None # earlier versions kept them
         files.unread = json.loads(about[b'unread'])
+        if not isinstance(files.unread, dict): return None # of an earlier version
         return files
     except (OSError, ValueError, KeyError): return None # not there, damaged or of an earlier version, or a folder has gone
 
@@ -211,6 +224,7 @@ def _as_files(images):
     except ValueError: raise SourceError(f'paths on different drives ({folders[0]}, {folders[-1]}): make a split of each') from None
     number = {o:i for i,o in enumerate(folders)}
     try: size = [os.path.getsize(o) for o in paths]
+    except ValueError: raise SourceError('a path holds a zero byte, which no file name can') from None
     except OSError as e: raise SourceError(f'{e.filename} cannot be read ({e.strerror}): correct the path, or leave it out') from None
     part = lambda o: '' if o==root else os.path.relpath(o, root).replace(os.sep, '/')
     return Files(root, [part(o) for o in folders], [number[os.path.dirname(o)] for o in paths], [os.path.basename(o) for o in paths], size)
@@ -268,7 +282,7 @@ class Split:
         n = np.stack([np.bincount(x[...,c].ravel(), minlength=256) for c in range(x.shape[-1])])/max(1, x[...,0].size)
         v = np.arange(256)/255
         mean = n@v
-        return mean.tolist(), np.sqrt(n@v**2-mean**2).tolist()
+        return mean.tolist(), np.sqrt(np.maximum(n@v**2-mean**2, 0)).tolist()
 
     def __repr__(self):
         size = 'x'.join(map(str, self.images.shape[1:])) if 'images' in vars(self) else 'not made yet' if self.has_pixels else 'files'

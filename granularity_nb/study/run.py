@@ -6,7 +6,7 @@
 __all__ = ['load_plan', 'transfer_folder', 'execute', 'execute_all', 'WorkerError', 'provenance', 'collect', 'run']
 
 # %% ../../nbs/study/02_run.ipynb #5294cb68
-import importlib, json, math, multiprocessing as mp, os, pickle, platform, random, signal, sys, threading, time, warnings
+import importlib, json, math, multiprocessing as mp, os, pickle, platform, signal, sys, threading, time, warnings
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -18,7 +18,7 @@ from fastcore.basics import num_cpus
 from fastcore.imports import IN_NOTEBOOK
 from fastprogress.fastprogress import progress_bar
 from ..files import locked, remove_unfinished, whole_file, write_whole
-from ..data.source import identity_args, source_module
+from ..data.source import source_module
 from ..provenance import origin
 from .plan import Plan, Run, StudyError, check_device, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
 
@@ -77,6 +77,8 @@ def _check_kept(folder, rs):
 
 def _check_folder(folder, plan):
     "Refuse a folder that cannot be this plan's. Reads only: it may be somebody's home."
+    try: os.fspath(folder).encode()
+    except UnicodeEncodeError: raise StudyError(f"cannot write to {folder}: its name is not UTF-8, and files of weights need that; choose another folder") from None
     if (folder/'plan.json').exists():
         old = load_plan(folder)
         if not _extends(plan, old): raise StudyError(f"{folder} holds another plan ({_differences(old, plan)}); continue that one with --resume (resume=True), ask for all that it has and more, or choose a new folder")
@@ -123,13 +125,15 @@ def transfer_folder(folder, # of a study
 # %% ../../nbs/study/02_run.ipynb #7925436c
 def _features(folder, i, source, device):
     "What the network of run `i` sees in the training images."
-    from granularity_nb.data.block import dataloaders
+    import numpy as np
     from granularity_nb.training.backbone import load_checkpoint
-    from granularity_nb.training.transfer import features
+    from granularity_nb.training.transfer import split_features
     d = _run_dir(folder, i)
     if not (d/'checkpoint.json').exists(): raise StudyError(f"the clusters are made of the features of the direct run {i}, which is not done")
-    dls = dataloaders(source, source.target, bs=256, device=device)
-    return features(load_checkpoint(d).model.backbone.to(dls.device), dls.train.new(shuffle=False))
+    x,_,rows = split_features(load_checkpoint(d).model.backbone, source, source.target, 'train', device)
+    n = len(source.split('train'))
+    if len(rows) < n: raise StudyError(f"{n-len(rows)} of the {n} training images of {source.name!r} cannot be read, such as number {np.setdiff1d(np.arange(n), rows)[0]}; clusters are made of all of them: leave those images out")
+    return x
 
 def _map_of(plan, run, folder, source):
     if run.map == 'direct': return source.target
@@ -203,7 +207,7 @@ def _transferred(plan, run, folder, source, how, d):
     at = _run_dir(folder, run.id)
     ckpt,kw = load_checkpoint(at),dict(device=plan.device, progress=False, log=d/'metrics.csv')
     if how == 'direct': return ckpt.model, _read_json(at/'tried.json') if (at/'tried.json').exists() else None
-    args = ckpt,source,source.target,how,Recipe.from_dict(run.transfer['recipe'])
+    args = ckpt,source,source.target,how,replace(Recipe.from_dict(run.transfer['recipe']), backbone=ckpt.backbone)
     if how in trained_transfers and 'lrs' in run.transfer: return tune(*args, lrs=run.transfer['lrs'], seed=run.seed, **kw)
     return transfer(*args, run.seed, **kw), None
 
@@ -224,31 +228,18 @@ def _transfer_step(plan, run, folder, source, how):
     write_whole(d/'result.json', json.dumps(_rows(run, how, ps, _chosen(model, tried))))
 
 # %% ../../nbs/study/02_run.ipynb #bd510d91
-@contextmanager
-def _computing(threads):
-    "So many threads, and afterwards the caller's own again; its random numbers and cuDNN's settings are left alone too."
-    import numpy as np, torch
-    from threadpoolctl import threadpool_limits
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(),cudnn.deterministic,cudnn.benchmark,random.getstate(),np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices), threadpool_limits(threads): # the limits: for scikit-learn's probe
-            if torch.get_num_threads() != threads: torch.set_num_threads(threads)
-            yield
-    finally:
-        if torch.get_num_threads() != before[0]: torch.set_num_threads(before[0])
-        cudnn.deterministic,cudnn.benchmark = before[1:3]
-        random.setstate(before[3]); np.random.set_state(before[4])
-
 def execute(plan:Plan, # the grid
             run:Run,   # one of its runs
             folder,    # of the study
            )->None:
     "Do what is missing of one run."
     if all((transfer_folder(folder, run, how)/'result.json').exists() for how in run.transfers): return
+    import torch
+    from threadpoolctl import threadpool_limits
+    from granularity_nb.training.longrun import caller_state
     folder = Path(folder).absolute()
-    with _computing(plan.threads):
+    with caller_state(), threadpool_limits(plan.threads): # the limits: for scikit-learn's probe
+        if torch.get_num_threads() != plan.threads: torch.set_num_threads(plan.threads)
         source,to = _opened(json.dumps(plan.to_dict()), run.seed if plan.redraw else plan.seeds[0])
         _pretrain_step(plan, run, folder, to if run.map == 'direct' else source)
         for how in run.transfers: _transfer_step(plan, run, folder, to, how)
@@ -481,11 +472,6 @@ def _workers(device):
     if device != 'cpu': return 1
     return min(61, num_cpus())
 
-def _anchored(plan):
-    "The plan with its places written out, so that they are the same ones from wherever the study is continued."
-    def there(args): return {k: os.path.abspath(os.path.expanduser(v)) if isinstance(v, str) and '://' not in v and k not in identity_args(args) else v for k,v in args.items()}
-    return replace(plan, data_args=there(plan.data_args), to_args=there(plan.to_args))
-
 @contextmanager
 def _noted():
     "Which warnings are given meanwhile: workers have the same to say of the same images."
@@ -501,6 +487,7 @@ def _noted():
 @contextmanager
 def _one_line(folder):
     try: yield
+    except BrokenPipeError: raise # nobody reads what is printed
     except OSError as e: raise StudyError(f"{e.strerror or e} ({e.filename or folder}); what is done is kept, start again to go on") from None
 
 def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if None
@@ -511,7 +498,7 @@ def run(plan:Plan=None,     # what to run; with `resume`, the stored plan if Non
        )->Path:             # `results.parquet`
     "Run what is missing of a plan, and write its table. Can be killed at any moment and called again."
     _check_process()
-    folder,plan = Path(folder).absolute(),_anchored(load_plan(folder) if resume else checked(plan))
+    folder,plan = Path(folder).absolute(),load_plan(folder) if resume else checked(plan)
     with _one_line(folder): _check_folder(folder, plan)
     with _noted() as said: rs = runs(plan)
     with _locked(folder), _one_line(folder):
