@@ -69,4 +69,4 @@ clean:  ## remove what builds and tests leave behind; studies stay
 	find granularity_nb nbs tests tools docs \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 clean-env: clean  ## also remove the environments
-	rm -rf "$(VENV)" "$(NEWEST)" "$(LOWEST)"
+	for o in "$(VENV)" "$(NEWEST)" "$(LOWEST)"; do if [ -e "$$o/pyvenv.cfg" ]; then rm -rf "$$o"; fi; done

@@ -226,6 +226,20 @@ def test_full_resumes(tmp_path, monkeypatch):
     assert got==[dict(x=1, seeds=3)] and got.made['call']=='one(x=1)' and got.made['command']=='test' and got.made['versions']['torch']
 
 
+def test_files_of_others_are_neither_taken_for_results_nor_written_over(tmp_path, monkeypatch, capsys):
+    "Before anything is computed."
+    monkeypatch.setattr(claims, 'sweeps', lambda: dict(a=(lambda: pytest.fail('computed'), {}), b=(lambda: pytest.fail('computed'), {})))
+    monkeypatch.setattr(claims, 'separation', lambda *args, **kw: pytest.fail('computed'))
+    for i,(name,text,args) in enumerate([('b.json', '{"made": 1}', ['--full']), ('b.json', 'mine', ['--full','--only','b']), ('separation.json', '[1]', []), ('separation.md', 'mine', []), ('separation.png', '', [])]):
+        out = tmp_path/str(i)
+        out.mkdir()
+        (out/name).write_text(text)
+        assert main(['theory', *args, '--out', str(out)]) == 2
+        err = capsys.readouterr().err
+        assert str(out/name) in err and 'no result of this command' in err and err.count('\n') == 1
+        assert (out/name).read_text() == text and len(list(out.iterdir())) == 1
+
+
 def test_failed_write_leaves_nothing(tmp_path):
     with pytest.raises(ValueError): save(ClaimTable([dict(x=math.nan)]), tmp_path/'a.json', 'f()', 1.)
     assert not list(tmp_path.iterdir())
@@ -248,7 +262,7 @@ def test_command(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('args,message', [(['--k','80'],'need d ≥ 2 + 2k'), (['--k','0'],'need k ≥ 1'), (['--hard-fraction','2'],'need 0 ≤ hard_fraction ≤ 1'), (['--s-star','20'],'need P ≥ 2·s*'),
-    (['--s-dagger','-1'],'need s† ≥ 0'), (['--lr','0'],'need lr > 0'), (['--k','x'],'invalid int'), (['--seeds','-1'],'seeds'), (['--neurons','0'],'whole number from 1'),
+    (['--s-dagger','-1'],'need s† ≥ 0'), (['--lr','0'],'need lr > 0'), (['--k','x'],'is not a whole number'), (['--seeds','-1'],'seeds'), (['--neurons','0'],'whole number from 1'),
     (['--only','coarse'],'--full'), (['--full','--only','zz'],"unknown sweep 'zz'")])
 def test_command_refuses(args, message, tmp_path, capsys):
     try: code = main(['theory', '--out', str(tmp_path/'a'), *args])

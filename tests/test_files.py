@@ -1,7 +1,7 @@
 "Files are written whole or not at all, whatever the writer does and whenever it is killed."
-import os, subprocess, sys
+import os, subprocess, sys, threading
 import pytest
-from granularity_nb.files import remove_unfinished, whole_file, write_whole
+from granularity_nb.files import locked, remove_unfinished, whole_file, write_whole
 
 DIES = '''
 import os, sys
@@ -27,9 +27,48 @@ def test_what_a_killed_writer_leaves_is_found_and_removed(tmp_path):
 
 
 def test_files_of_others_stay(tmp_path):
+    "A name like ours is not enough, and what a link leads to is elsewhere."
     for name in ('.tmp-mine', '.tmpA1b2C3', 'kept.csv'): (tmp_path/name).write_text('')
     (tmp_path/'tmp').mkdir()
-    assert remove_unfinished(tmp_path, recursive=True) == [] and len(names(tmp_path)) == 4
+    (tmp_path/'proj'/'.tmp-abcdefgh').mkdir(parents=True)
+    (tmp_path/'proj'/'.tmp-abcdefgh'/'thesis.tex').write_text('x')
+    (tmp_path/'elsewhere').mkdir()
+    subprocess.run([sys.executable, '-c', DIES, tmp_path/'elsewhere'/'a.csv'])
+    [ours] = (tmp_path/'elsewhere').iterdir()
+    (tmp_path/'proj'/'.tmp-link').symlink_to(ours)
+    (tmp_path/'proj'/'all').symlink_to(tmp_path/'elsewhere')
+    before = sorted(tmp_path.rglob('*'))
+    assert remove_unfinished(tmp_path/'proj', recursive=True) == [] == remove_unfinished(tmp_path) and sorted(tmp_path.rglob('*')) == before
+    assert remove_unfinished(tmp_path, recursive=True) == [ours] and not ours.exists()
+
+
+def test_a_file_that_is_being_written_is_not_taken_for_one_left_behind(tmp_path):
+    "A report beside a study that starts, two studies with one cache."
+    stop = threading.Event()
+    def removes():
+        while not stop.is_set(): remove_unfinished(tmp_path, recursive=True)
+    t = threading.Thread(target=removes)
+    t.start()
+    try:
+        for i in range(200): write_whole(tmp_path/'report'/f'{i%3}.md', f'{i}')
+    finally:
+        stop.set()
+        t.join()
+    assert names(tmp_path/'report') == ['0.md','1.md','2.md'] and (tmp_path/'report'/'1.md').read_text() == '199'
+    with whole_file(tmp_path/'w.txt') as f:
+        f.write_text('x')
+        assert remove_unfinished(tmp_path) == []
+
+
+def test_a_lock_changes_no_file(tmp_path):
+    (tmp_path/'.lock').write_text("somebody's")
+    with locked(tmp_path/'.lock') as mine:
+        with locked(tmp_path/'.lock') as too: assert (mine, too) == (True, False)
+    assert (tmp_path/'.lock').read_text() == "somebody's"
+    (tmp_path/'link').symlink_to(tmp_path/'new')
+    with pytest.raises(OSError):
+        with locked(tmp_path/'link'): pass
+    assert not (tmp_path/'new').exists()
 
 
 @pytest.mark.parametrize('writer', ['replaces', 'appends', 'is safetensors'])
@@ -68,3 +107,10 @@ def test_others_may_read_what_the_mask_allows(tmp_path):
     try: write_whole(tmp_path/'w.txt', 'text')
     finally: os.umask(old)
     assert (tmp_path/'w.txt').stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such permissions')
+def test_the_mask_is_never_set(tmp_path, monkeypatch):
+    "It belongs to all threads: files that another one makes at that moment would be writable by everybody."
+    monkeypatch.setattr(os, 'umask', lambda o: pytest.fail('set'))
+    write_whole(tmp_path/'w.txt', 'text')

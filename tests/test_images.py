@@ -290,7 +290,7 @@ def test_folders_without_known_images_are_named(tmp_path, monkeypatch):
         assert names(Source.open('folder', **kw), 'train').count('z') == 3, 'a .jfif is a JPEG'
     shutil.move(tmp_path/'f'/'b'/'z', tmp_path/'f'/'b'/'w')
     for o in (tmp_path/'f'/'b'/'w').iterdir(): o.rename(o.with_suffix('.heic'))
-    with pytest.warns(SourceWarning, match=r'1 folders of .* such as that of b/w/\d\.heic.*\.jpeg'): s = Source.open('folder', **kw)
+    with pytest.warns(SourceWarning, match=r'3 files not read \(3 \.heic\), such as b/w/\d\.heic and 1 folder without images, such as b; .*\.jpeg'): s = Source.open('folder', **kw)
     assert s.hierarchy.leaves == ('x','y')
     monkeypatch.setattr(source, '_many', 1) # a list that is kept says so again
     for _ in range(2):
@@ -490,3 +490,113 @@ def test_lists_and_stores_share_one_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv('GRANULARITY_CACHE', str(tmp_path/'own'))
     assert _cache(None) == str(cache_folder()) == str(tmp_path/'own')
     assert _cache(tmp_path/'given') == str(tmp_path/'given')
+
+
+animals = Hierarchy.from_paths({'poodle': ['dog'], 'beagle': ['dog'], 'tabby': ['cat'], 'persian': ['cat']})
+_grey = dict(beagle=10, persian=20, poodle=30, tabby=40) # a picture's value tells its class
+
+def _folders(root, classes):
+    "torchvision's `ImageFolder`: two pictures of each class."
+    torchvision = pytest.importorskip('torchvision')
+    for o in classes:
+        for i in range(2):
+            (root/o).mkdir(parents=True, exist_ok=True)
+            Image.new('L', (4,4), _grey[o]).save(root/o/f'{i}.png')
+    return torchvision.datasets.ImageFolder
+
+def _as_seen(split):
+    "Names of the leaves, and of the classes that the pictures show."
+    shown = {v:o for o,v in _grey.items()}
+    return [animals.leaves[o] for o in split.leaf], [shown[int(o)] for o in np.asarray(split.images)[:,0,0,0]]
+
+class Pairs:
+    "A dataset that is no more than pairs, with what else is said of it."
+    def __init__(self, pairs, **said): self.pairs,self.said = pairs,said; self.__dict__ |= said
+    def __len__(self): return len(self.pairs)
+    def __getitem__(self, i): return Image.new('RGB', (4,4), (_grey[self.pairs[i][0]],)*3), self.pairs[i][1]
+
+def test_each_dataset_numbers_its_own_classes(tmp_path):
+    make = _folders(tmp_path/'train', [*_grey])
+    _folders(tmp_path/'valid', ['persian','tabby']) # 0 and 1 there, 1 and 3 in train
+    datasets = {k: make(tmp_path/k) for k in ('train','valid')}
+    datasets['test'] = Pairs([('tabby', 0), ('beagle', 1)], classes=['tabby','beagle'])
+    source = from_datasets('own', datasets, animals)
+    for k in datasets:
+        named,seen = _as_seen(source.split(k))
+        assert named == seen, k
+    assert {k: len(source.split(k)) for k in datasets} == dict(train=8, valid=4, test=2)
+
+@pytest.mark.parametrize('how', ['target_transform', 'changed targets', 'changed samples', 'subset', 'concatenated', 'wrapped', 'subclass', 'shuffled subset of concatenated'])
+def test_labels_are_what_the_items_say(tmp_path, how):
+    torch = pytest.importorskip('torch')
+    make = _folders(tmp_path/'a', [*_grey])
+    _folders(tmp_path/'b', ['persian','tabby'])
+    a,b = make(tmp_path/'a'),make(tmp_path/'b')
+    turned = lambda y: 3-y
+    class Wrapped:
+        classes,targets = a.classes,a.targets
+        def __len__(self): return len(a)
+        def __getitem__(self, i): return a[i][0], turned(a[i][1])
+    class Sub(make):
+        def __getitem__(self, i):
+            x,y = super().__getitem__(i)
+            return x, turned(y)
+    if how == 'target_transform': d,want = make(tmp_path/'a', target_transform=turned),['tabby','tabby','poodle','poodle','persian','persian','beagle','beagle']
+    if how == 'changed targets': a.targets,d,want = [0]*8,a,None
+    if how == 'changed samples': d,want = a,['tabby']*8; a.samples = [(p, 3) for p,_ in a.samples]
+    if how == 'subset': d,want = torch.utils.data.Subset(a, [7, 0, 2]),None
+    if how == 'concatenated': d,want = torch.utils.data.ConcatDataset([a, b, a]),None
+    if how == 'shuffled subset of concatenated': d,want = torch.utils.data.Subset(torch.utils.data.ConcatDataset([a, torch.utils.data.Subset(b, [3, 1])]), [9, 0, 8, 5]),None
+    if how == 'wrapped': d,want = Wrapped(),['tabby','tabby','poodle','poodle','persian','persian','beagle','beagle']
+    if how == 'subclass': d,want = Sub(tmp_path/'a'),['tabby','tabby','poodle','poodle','persian','persian','beagle','beagle']
+    named,seen = _as_seen(from_datasets('own', dict(train=d), animals).split('train'))
+    assert named == (seen if want is None else want) and len(named) == len(d)
+
+@pytest.mark.parametrize('kind', ['names', 'numpy names', 'numpy', 'tensors', 'arrays of one', 'dict', 'class_to_idx'])
+def test_labels_of_many_kinds(kind):
+    torch = pytest.importorskip('torch')
+    names,order = ['tabby','beagle','tabby','poodle'],['tabby','beagle','poodle','persian']
+    number,said = [order.index(o) for o in names],dict(classes=order)
+    label = {'names': names, 'numpy names': np.array(names), 'numpy': np.array(number, np.uint8), 'tensors': torch.tensor(number), 'arrays of one': [np.array([o]) for o in number], 'dict': number}
+    if kind == 'names' or kind == 'numpy names': said = {}
+    if kind == 'class_to_idx': label,said = {kind: [10*o for o in number]},dict(classes=order, class_to_idx={o: 10*i for i,o in enumerate(order)})
+    d = Pairs([*zip(names, label[kind])], **said)
+    if kind == 'dict':
+        class HuggingFace:
+            features = {'label': type('ClassLabel', (), dict(names=order))}
+            def __len__(self): return len(d)
+            def __getitem__(self, i): return dict(zip(('image','label'), d[i]))
+        named,seen = _as_seen(from_datasets('own', dict(train=HuggingFace()), animals).split('train'))
+    else: named,seen = _as_seen(from_datasets('own', dict(train=d), animals).split('train'))
+    assert named == seen == names
+
+def test_what_a_class_number_means_must_be_plain(tmp_path):
+    make = _folders(tmp_path/'train', [*_grey])
+    _folders(tmp_path/'valid', ['persian','tabby'])
+    train,valid = make(tmp_path/'train'),make(tmp_path/'valid', target_transform=lambda y: [1, 3][y])
+    with pytest.raises(SourceError, match=r"own, 'valid': its numbers come out of a target_transform.*classes=\{'valid'"): from_datasets('own', dict(train=train, valid=valid), animals)
+    named,seen = _as_seen(from_datasets('own', dict(train=train, valid=valid), animals, classes=dict(valid=train.classes)).split('valid'))
+    assert named == seen
+    with pytest.raises(SourceError, match="own, 'valid': class 'persian' has the number 0 in the dataset, but 1 in the classes given"):
+        from_datasets('own', dict(train=train, valid=make(tmp_path/'valid')), animals, classes=train.classes)
+    for label,message in [(7, 'class number 7, but only class numbers 0 … 3 have names'), (-1, 'class number -1'), (.5, 'class numbers or class names'), (None, 'label of image 0'), ([0, 1], 'one an image'), ('lion', 'lion')]:
+        with pytest.raises((SourceError, HierarchyError), match=message): from_datasets('own', dict(train=Pairs([('tabby', label)], classes=train.classes)), animals)
+    with pytest.raises(SourceError, match='the dataset is empty'): from_datasets('own', dict(train=Pairs([])), animals)
+    with pytest.raises(SourceError, match='no map-style dataset'): from_datasets('own', dict(train=iter([])), animals)
+    with pytest.raises(SourceError, match="a dict of 'img', 'fine_label'"): from_datasets('own', dict(train=[dict(img=1, fine_label=0)]), animals)
+    unnamed = Pairs([('tabby', 0)])
+    assert _as_seen(from_datasets('own', dict(train=Pairs([('beagle', 1), ('tabby', 0)], classes=['tabby','beagle']), test=unnamed), animals).split('test'))[0] == ['tabby']
+
+def test_arrays_with_channels_first_are_read_as_their_items_are():
+    x = np.random.RandomState(0).randint(0, 256, (5,3,4,4), dtype=np.uint8)
+    class SVHN: # keeps (n, 3, height, width), as torchvision's does
+        data,labels,classes = x,np.zeros(5, int),['tabby','poodle']
+        def __len__(self): return 5
+        def __getitem__(self, i): return Image.fromarray(np.transpose(x[i], (1, 2, 0))), i % 2
+    s = from_datasets('own', dict(train=SVHN()), animals).split('train')
+    assert np.array_equal(s.images, x.transpose(0, 2, 3, 1)) and [animals.leaves[o] for o in s.leaf] == ['tabby','poodle','tabby','poodle','tabby']
+
+def test_known_folders_are_not_read_for_their_labels(tmp_path, monkeypatch):
+    make = _folders(tmp_path, [*_grey])
+    d = make(tmp_path, loader=lambda path: (_ for _ in ()).throw(AssertionError('read')))
+    assert len(from_datasets('own', dict(train=d), animals).split('train')) == 8

@@ -1,5 +1,5 @@
 "The files around the code: settings, constraints, workflows, notebooks, README. Skipped where only the package is installed."
-import ast, configparser, importlib.util, json, re, shlex, subprocess, sys
+import ast, configparser, importlib.util, json, re, shlex, shutil, subprocess, sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -306,3 +306,13 @@ def test_check_sees_everything(tmp_path):
         got = found(name, change)
         assert len(got) == 1 and got[0].startswith(want), (name, got)
     assert check.check(tmp_path) == []
+
+
+def test_only_environments_are_removed(tmp_path):
+    "`make clean-env VENV=~/work` must not remove that."
+    shutil.copy(ROOT/'Makefile', tmp_path)
+    for name in ('granularity_nb','nbs','tests','tools','docs','env','work'): (tmp_path/name).mkdir()
+    (tmp_path/'env'/'pyvenv.cfg').write_text('')
+    (tmp_path/'work'/'thesis.tex').write_text('x')
+    subprocess.run(['make', 'clean-env', 'VENV=work', 'NEWEST=env'], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path/'work'/'thesis.tex').exists() and not (tmp_path/'env').exists()

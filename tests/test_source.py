@@ -333,7 +333,8 @@ def test_datasets_of_tensors_and_pictures():
     assert [pets.leaves[o] for o in s.leaf] == ['tabby','poodle','poodle','tabby']
     with pytest.raises(SourceError, match='is float32, not uint8'): Split.from_dataset([(torch.zeros(3,4,4), 0)], labels).images
     with pytest.raises(SourceError, match='makes them equal'): Split.from_dataset([(x[0], 0), (x[0,1:], 1)], labels).images
-    with pytest.raises(SourceError, match='class numbers'): Split.from_dataset([(x[0], 'tabby')], labels)
+    assert pets.leaves[Split.from_dataset([(x[0], 'tabby')], labels).leaf[0]] == 'tabby', 'a label may be a name'
+    with pytest.raises(SourceError, match="image 0 .* label 'cat', which is none of the 2 class names: 'tabby', 'poodle'"): Split.from_dataset([(x[0], 'cat')], labels)
 
 def test_datasets_that_raise_or_mix_kinds():
     from PIL import Image
@@ -357,3 +358,10 @@ def test_pictures_are_drawn():
     assert [o.texts[0].get_text() for o in s.show_level('species', cols=2).axes if o.texts] == ['cat','dog']
     assert [o.texts[0].get_text() for o in s.show_levels('tabby', cols=2).axes if o.texts] == ['breed: tabby','species: cat']
     plt.close('all')
+
+def test_names_of_a_source_are_pythons_own_strings():
+    s = make()
+    odd = Source(np.str_('pets'), s.hierarchy, {np.str_(k): o for k,o in s.splits.items()}, s.target, {np.str_(k): m for k,m in s.levels.items()})
+    assert all(type(o) is str for o in (odd.name, *odd.splits, *odd.levels)) and 'np.str_' not in repr(odd)
+    with pytest.raises(SourceError, match='name of a split .*text, not 1'): Source('pets', s.hierarchy, {1: s.split('train')}, s.target)
+    with pytest.raises(SourceError, match='name of a level .*text, not None'): Source('pets', s.hierarchy, s.splits, s.target, {None: s.target})

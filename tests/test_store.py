@@ -105,11 +105,11 @@ def test_exif_rotation(orientation):
 def exif(orientation, order='<', extra=()):
     "EXIF data by hand: the orientation, then entries (tag, type, count, four bytes) that may be nonsense."
     import struct
-    rows = [(0x112, 3, 1, struct.pack(order+'HH', orientation, 0)), *extra]
+    rows = sorted([(0x112, 3, 1, struct.pack(order+'HH', orientation, 0)), *extra])
     head = b'II*\0' if order == '<' else b'MM\0*'
     return head+struct.pack(order+'IH', 8, len(rows))+b''.join(struct.pack(order+'HHI', *o[:3])+o[3] for o in rows)+bytes(4)
 
-ZERO, BEYOND, TEXT = (0x11a, 5, 1, b'\xff\xff\0\0'), (0x8769, 4, 1, b'\xff'*4), (0x11b, 2, 3, b'ab\0\0') # an unreachable rational, a lost directory, text for a number
+ZERO, BEYOND, TEXT, MAKE = (0x11a, 5, 1, b'\xff\xff\0\0'), (0x8769, 4, 1, b'\xff'*4), (0x11b, 2, 3, b'ab\0\0'), (0x10f, 2, 99, b'\xff'*4) # an unreachable rational, a lost directory, text for a number, a lost name before the orientation
 XMP = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></x:xmpmeta>'
 
 def with_segment(data, marker, body):
@@ -127,8 +127,11 @@ def oriented():
     tagged = __import__('PIL.TiffImagePlugin', fromlist=['x']).ImageFileDirectory_v2()
     tagged[0x112] = 6
     out = {f'{k} {order}': with_segment(jpg, 0xe1, b'Exif\0\0'+exif(6, order, extra)) for order in '<>' for k,extra in
-           {'plain': (), 'rational': [ZERO], 'directory': [BEYOND], 'text': [TEXT], 'all': [ZERO, BEYOND, TEXT]}.items()}
+           {'plain': (), 'rational': [ZERO], 'directory': [BEYOND], 'text': [TEXT], 'name': [MAKE], 'all': [ZERO, BEYOND, TEXT, MAKE]}.items()}
     out |= {'JPEG XMP': with_segment(jpg, 0xe1, b'http://ns.adobe.com/xap/1.0/\0'+XMP.encode()),
+            'EXIF that is none, and XMP': with_segment(with_segment(jpg, 0xe1, b'http://ns.adobe.com/xap/1.0/\0'+XMP.encode()), 0xe1, b'Exif\0\0garbage!'),
+            'PNG text': png[:33]+chunk(b'zTXt', b'Raw profile type exif\0\0'+zlib.compress(f'\nexif\n{len(exif(6)):8}\n{exif(6).hex()}\n'.encode()))+png[33:],
+            'WebP XMP': saved(a, 'WEBP', quality=95, xmp=XMP.encode()),
             'behind a profile': with_segment(with_segment(jpg, 0xe1, b'Exif\0\0'+exif(6)), 0xe2, bytes(65_000)),
             'PNG eXIf': png[:33]+chunk(b'eXIf', exif(6, '>', [ZERO]))+png[33:], 'PNG eXIf at the end': late,
             'PNG XMP': png[:33]+chunk(b'iTXt', b'XML:com.adobe.xmp\0\0\0\0\0'+XMP.encode())+png[33:],
@@ -346,6 +349,19 @@ def test_whatever_goes_wrong_with_one_image_is_one_line(tmp_path, monkeypatch):
     assert bad.reason.tolist() == ['unsupported'] and bad.detail.tolist() == ['ValueError: conversion not supported']
 
 
+def test_a_cache_that_cannot_be_written(photos, tmp_path, monkeypatch):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(StoreError, match='cannot be made .*GRANULARITY_CACHE'): store(photos[0], tmp_path/'file'/'cache', photos[1], progress=False)
+    monkeypatch.setattr(module.os, 'access', lambda *a: False) # the tests may run as root, who may write everywhere
+    with pytest.raises(StoreError, match='cannot be written to'): store(photos[0], tmp_path/'cache', photos[1], progress=False)
+
+
+def test_a_budget_that_is_changed_for_all(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'MAX_BYTES', 100)
+    with pytest.raises(ImageError, match='more than the 100 allowed'): Decode(8)(photos[1]/photos[0][0])
+    with pytest.raises(ImageError, match='more than the 100 allowed'): decoded(photos[1]/photos[0][0])
+
+
 def test_too_many_open_files_is_no_fault_of_an_image(photos, tmp_path, monkeypatch):
     def none_left(*a): raise OSError(24, 'Too many open files')
     with monkeypatch.context() as m:
@@ -408,6 +424,33 @@ def test_verify_finds_changes_that_times_do_not_show(photos, tmp_path):
     p.write_bytes(data)
     os.utime(p, ns=(before, before))
     assert st.verify(root) == [names[5]]
+
+
+def test_what_times_do_not_show_is_seen_all_the_same(photos, tmp_path, monkeypatch):
+    "Rewritten in place with its old size and date: another store; a copy with its dates: the same one, after reading it once."
+    import shutil
+    names,root = photos
+    get = lambda root=root, **kw: store(names, tmp_path/'cache', root, 8, progress=False, **kw)
+    def rewrite(data):
+        t = (root/names[5]).stat().st_mtime_ns
+        (root/names[5]).write_bytes(data)
+        os.utime(root/names[5], ns=(t, t))
+    first,data = get(),(root/names[5]).read_bytes()
+    other = saved(pixels(99, 32, 32))
+    rewrite((other+bytes(len(data)))[:len(data)])
+    second = get()
+    assert second.key != first.key and np.array_equal(second.array[5], Decode(8)(root/names[5])) and not np.array_equal(second.array[5], first.array[5])
+    assert np.array_equal(second.array[:5], first.array[:5]) and get().key == second.key
+    rewrite(data)
+    assert get().key == first.key, 'put back'
+    shutil.copytree(root, tmp_path/'copy')
+    for o in names: os.utime(tmp_path/'copy'/o, ns=((root/o).stat().st_mtime_ns,)*2)
+    read = []
+    digest = module._digest
+    monkeypatch.setattr(module, '_digest', lambda path, *a: read.append(path) or digest(path, *a))
+    assert get(tmp_path/'copy').key == first.key and len(read) == 12 and get(tmp_path/'copy').key == first.key and len(read) == 12
+    (tmp_path/'copy'/names[0]).unlink()
+    assert get(tmp_path/'copy').bad.reason.tolist() == ['missing']
 
 
 def test_same_content_has_the_same_digest(photos, tmp_path):
@@ -487,7 +530,7 @@ def test_a_full_disk_in_between_loses_nothing(photos, tmp_path, monkeypatch):
 def test_a_file_that_grows_meanwhile_stops_the_store(photos, tmp_path, monkeypatch):
     names,root = photos
     look = module._Files._look
-    monkeypatch.setattr(module._Files, '_look', lambda self: (look(self)[0]-1, look(self)[1]))
+    monkeypatch.setattr(module._Files, '_look', lambda self: (look(self)[0]-1, *look(self)[1:]))
     with pytest.raises(StoreError, match='changed while it was being stored'): store(names, tmp_path/'cache', root, progress=False)
     assert not list((tmp_path/'cache').glob('*/store.json'))
 

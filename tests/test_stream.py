@@ -1,5 +1,5 @@
 "Streaming: files and tar members give the pixels that a store gives, whatever the number of workers; what is bad is left out with its label."
-import csv, io, os, re, tarfile
+import csv, io, os, pickle, re, tarfile
 import numpy as np, pytest, torch
 from PIL import Image
 from granularity_nb.data.block import dataloaders, relabel
@@ -226,6 +226,24 @@ def test_a_kept_list_is_made_anew_if_it_does_not_hold(hundred, tmp_path):
     (folder/'a.tar').write_bytes(harmed(at[50], (folder/'a.tar').read_bytes(), 'bit'))
     os.utime(folder/'a.tar', ns=(s.st_mtime_ns, s.st_mtime_ns)) # rewritten in place: same size, same time
     with pytest.raises(StoreError, match='is damaged'): TarFiles.find(folder, index)
+
+def test_what_is_left_out_of_archives_is_said(tmp_path):
+    with tarfile.open(tmp_path/'a.tar', 'w') as t:
+        for o in ('1.jpg','2.HEIC','3.heic','4.cls','README'): add(t, o)
+    (tmp_path/'b.TAR.GZ').write_bytes(b'')
+    for _ in range(2): # found, and from the kept list
+        with pytest.warns(UserWarning) as said: assert len(TarFiles.find(tmp_path, tmp_path/'index')) == 1
+        assert [*map(str, (o.message for o in said))] == [f"4 files in the archives below {tmp_path} are left out, since their names do not end like an image's: .heic (2), .cls (1), none (1)",
+                                                          f'1 compressed archives below {tmp_path} are left out, such as b.TAR.GZ: unpack them to .tar first']
+
+def test_errors_and_images_go_to_other_processes(listed, folder):
+    (folder/'tabby'/'3.jpg').write_bytes(b'')
+    x = stream(listed, 16).split('train').images
+    _,ok = x.fetch(range(24))
+    assert pickle.loads(pickle.dumps(x)).fetch(range(24))[1].tolist() == ok.tolist()
+    e = pickle.loads(pickle.dumps(ImageError('empty', 'a file of zero bytes', 'a.jpg')))
+    assert (e.reason, e.detail, str(e)) == ('empty', 'a file of zero bytes', 'a.jpg: empty: a file of zero bytes')
+    with pytest.raises(StoreError, match='bad.csv: there is no such folder'): stream(listed, 16, bad=folder/'nowhere'/'bad.csv')
 
 def test_archives_have_an_identity(hundred, tmp_path):
     folder,_ = hundred

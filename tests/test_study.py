@@ -1,14 +1,18 @@
 "A study that is killed, continued, refused and reported, through the command line as a user runs it."
-import json, shutil, signal, subprocess, sys, time, warnings
+import json, multiprocessing as mp, os, shutil, signal, subprocess, sys, threading, time, warnings
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from granularity_nb.cli import main
+from granularity_nb.files import locked, whole_file, write_whole
 from granularity_nb.labels.hierarchy import Hierarchy
+from granularity_nb.data.images import SourceWarning
 from granularity_nb.data.source import Source, Split
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
 from granularity_nb.study.report import curve, figure, findings, forest_plot, mean_interval, paired, paired_table, report, summary
-from granularity_nb.study.run import _fatal, _next, _opened, _pretrain_best, collect, execute, load_plan, run
+from granularity_nb.study.run import _claim, _fatal, _heard, _locked, _opened, _pretrain_best, _queue, _tell, _why_ended, collect, execute, load_plan, run
 from granularity_nb.training.backbone import create_backbone, load_checkpoint
 from granularity_nb.training.evaluate import evaluate, load_predictions
 from granularity_nb.training.probe import C_grid, grid_place
@@ -221,6 +225,64 @@ def test_folder_with_other_things_is_refused(tmp_path, capsys):
             assert 'plan.json' in err and err.count('\n') == 1
 
 
+def _snapshot(folder): return {o: (o.lstat().st_mtime_ns, o.read_bytes() if o.is_file() else None) for o in [folder, *folder.rglob('*')]}
+
+
+def _foreign(folder):
+    "Names that are like ours, all of them somebody's."
+    for name in ('proj/.tmp-x/a', '.tmp-abcdefgh/a', '.lock', '.writable', 'runs/.tmp-abcdefgh/a', 'proj/runs/.lock', 'report/report.md'):
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        (folder/name).write_text("somebody's")
+
+
+def test_a_foreign_folder_is_refused_untouched(tmp_path, capsys):
+    "A home, a folder of studies of which one is running, a folder with another plan, a file."
+    home,others,file = tmp_path/'home',tmp_path/'studies',tmp_path/'file'
+    _foreign(home)
+    file.write_text('x')
+    with locked_study(others/'x'), whole_file(others/'x'/'runs'/'a'/'w.txt') as writing:
+        _foreign(others/'x')
+        (others/'y').mkdir()
+        write_whole(others/'y'/'plan.json', json.dumps(dict(format=1, plan=replace(tiny, seeds=(7,)).to_dict())))
+        _foreign(others/'y')
+        before = _snapshot(tmp_path)
+        for out,word in ((home, 'not empty'), (others, 'not empty'), (others/'y', 'another plan'), (file, 'is a file')):
+            assert main(['study', *SMALL, '--out', str(out)]) == 2
+            err = capsys.readouterr().err
+            assert word in err and str(out) in err and err.count('\n') == 1
+        assert _snapshot(tmp_path) == before
+        writing.write_text('x')
+
+
+@contextmanager
+def locked_study(folder):
+    folder.mkdir(parents=True)
+    with locked(folder/'.lock') as mine:
+        assert mine
+        yield
+
+
+def test_a_start_removes_only_what_is_left_of_its_own(tmp_path):
+    "Below runs/ and at its top, never what others write at that moment: the report beside it."
+    out,rs = tmp_path/'s',runs(tiny)
+    (out/'.tmp-mine').mkdir(parents=True)
+    (out/'.lock').write_text("somebody's")
+    (out/'.writable').write_text("somebody's")
+    with _locked(out): _claim(out, tiny, rs)
+    dies = "import os, sys; from granularity_nb.files import whole_file\nkept = [whole_file(o) for o in sys.argv[1:]]\nfor o in kept: o.__enter__()\nos._exit(9)"
+    subprocess.run([sys.executable, '-c', dies, *(str(out/o) for o in ('plan.json', 'runs/a/result.json', 'other/a.txt'))])
+    (tmp_path/'disk'/'.tmp-abcdefgh').mkdir(parents=True)
+    (out/'runs'/'link').symlink_to(tmp_path/'disk')
+    (out/'runs'/'.tmp-abcdefgh').mkdir()
+    with whole_file(out/'report'/'report.html') as f:
+        with _locked(out): _claim(out, tiny, rs)
+        f.write_text('a page')
+    left = {str(o.parent.relative_to(out)) for o in out.rglob('.tmp-*') if (o/'.granularity_nb').exists()}
+    assert left == {'other'} and (out/'report'/'report.html').read_text() == 'a page'
+    assert (tmp_path/'disk'/'.tmp-abcdefgh').exists() and (out/'runs'/'.tmp-abcdefgh').exists() and (out/'.tmp-mine').exists()
+    assert [(out/o).read_text() for o in ('.lock','.writable')] == ["somebody's"]*2
+
+
 def _mounted(options, folder, command):
     "Run `command` where `folder` is a small file system of its own, or skip."
     if not shutil.which('unshare'): pytest.skip('needs unshare (util-linux) to mount a small disk')
@@ -361,12 +423,34 @@ def test_recipes_that_share_a_pretraining_share_the_run_and_keep_their_names(tmp
     assert set(tuned.index) == {'slow','fast'} and tuned.run.nunique() == 1 and tuned.nll.nunique() == 2
 
 
-def test_a_script_without_a_main_guard_is_told_so(tmp_path):
-    script = tmp_path/'s.py'
-    script.write_text("from granularity_nb.study.plan import Plan\nfrom granularity_nb.study.run import run\n"
-                      f"run(Plan(data_args=dict(n_train=64, n_valid=10, n_test=10, max_chars=10), maps=('script',), transfers=('readout',), seeds=(0,)), {str(tmp_path/'s')!r}, workers=1)\n")
-    r = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
-    assert r.returncode and '__main__' in r.stderr
+SCRIPT = """
+from granularity_nb.study.plan import Plan
+from granularity_nb.study.run import run
+def start(folder): return run(Plan(data_args=dict(n_train=64, n_valid=10, n_test=10, max_chars=10), maps=('script',), transfers=('readout',), seeds=(0,)), folder, workers=2, progress=False)
+"""
+GUARDED = """
+if __name__ == '__main__':
+    import sys
+    from multiprocessing import Pool
+    with Pool(1) as pool: pool.map(start, sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize('how,word', [('guard', '__main__'), ('stdin', 'standard input'), ('pool', 'daemon')])
+def test_where_no_worker_can_be_started_the_reason_is_given(how, word, tmp_path):
+    "A script without a main guard, a script on standard input, a worker of a pool: not 'out of memory?'."
+    text = SCRIPT+(GUARDED if how == 'pool' else f"start({str(tmp_path/'s')!r})")
+    (tmp_path/'s.py').write_text(text)
+    r = subprocess.run([sys.executable, *(['-'] if how == 'stdin' else [str(tmp_path/'s.py'), str(tmp_path/'s')])], input=text, capture_output=True, text=True, timeout=120)
+    assert r.returncode and 'out of memory' not in r.stderr
+    last, = {o for o in r.stderr.splitlines() if o.startswith('granularity_nb.study.plan.StudyError: ') or o.startswith('granularity_nb.study.run.WorkerError: ')}
+    assert word in last and r.stderr.count('standard input' if how == 'stdin' else 'run was called') <= 3, r.stderr
+    assert not (tmp_path/'s'/'runs').exists()
+
+
+def test_how_a_worker_ended_is_said():
+    assert 'out of memory' in _why_ended([-15, -9]) and 'SIGSEGV' in _why_ended([-9, -11, -15]) and 'exit code 3' in _why_ended([0, 3, -15])
+    assert 'out of memory' not in _why_ended([0, -15]) and '__main__' in _why_ended([-15, 78])
 
 
 # ---- statistics
@@ -525,9 +609,9 @@ def test_clusters_are_those_of_the_baselines_features(both):
 def test_clusters_wait_for_their_features(tmp_path):
     direct,within,*_ = runs(BOTH)
     assert within.config['features'] == direct.id
-    assert _next([[within],[direct]], [])[0] is direct
-    assert _next([[within]], [[direct]]) is None, 'it is being trained'
-    assert _next([[within]], [])[0] is within
+    ready,waiting = _queue([within, direct])
+    assert list(ready) == [[direct]] and waiting == {direct.id: [[within]]}, 'whatever their order'
+    assert list(_queue([within])[0]) == [[within]], 'its features are there'
     with pytest.raises(StudyError, match='direct run'): execute(BOTH, within, tmp_path)
     other = runs(replace(BOTH, lrs=dict(direct=[.1])))[1]
     assert other.id != within.id and other.config['digest'] != within.config['digest'], 'another baseline has other clusters'
@@ -547,9 +631,24 @@ def test_a_kill_among_the_tried_rates_repeats_none_that_is_done(both, tmp_path):
     with pytest.raises(KeyboardInterrupt): _pretrain_best(lambda f, r: train(f, r, True), tmp_path, recipe, [.03,.3], source, 'cpu')
     _pretrain_best(train, tmp_path, recipe, [.03,.3], source, 'cpu')
     assert calls == [.03, .3, .3]
+    assert not (tmp_path/'tried').exists()
     alone = both[0]/'runs'/runs(BOTH)[0].id
     assert json.loads((tmp_path/'tried.json').read_text()) == json.loads((alone/'tried.json').read_text())
     assert (tmp_path/'model.safetensors').read_bytes() == (alone/'model.safetensors').read_bytes()
+
+
+def test_of_the_tried_rates_only_our_own_files_are_removed(both, tmp_path):
+    source,_ = _opened(json.dumps(BOTH.to_dict()), 0)
+    (tmp_path/'disk').mkdir()
+    (tmp_path/'disk'/'model.safetensors').write_text("somebody's")
+    (tmp_path/'run'/'tried'/'lr-0.03').mkdir(parents=True)
+    (tmp_path/'run'/'tried'/'lr-0.3').symlink_to(tmp_path/'disk')
+    (tmp_path/'run'/'tried'/'notes.md').write_text("somebody's")
+    for lr,error in ((.03, .1), (.3, .2)): (tmp_path/'run'/'tried'/f'lr-{lr:g}'/'valid.json').write_text(json.dumps(dict(lr=lr, error=error, nll=1.)))
+    for name in ('metrics.csv','model.safetensors','checkpoint.json'): (tmp_path/'run'/'tried'/'lr-0.03'/name).write_text(name)
+    _pretrain_best(None, tmp_path/'run', Recipe(), [.03,.3], source, 'cpu')
+    assert [(tmp_path/'run'/o).read_text() for o in ('metrics.csv','model.safetensors','checkpoint.json')] == ['metrics.csv','model.safetensors','checkpoint.json']
+    assert sorted(o.name for o in (tmp_path/'run'/'tried').iterdir()) == ['lr-0.3','notes.md'] and (tmp_path/'disk'/'model.safetensors').read_text() == "somebody's"
 
 
 def test_a_failure_is_not_stored_as_divergence(tmp_path):
@@ -702,9 +801,149 @@ def test_rates_and_another_data_set_on_the_command_line(tmp_path, capsys):
     args = ['study','--levels','script','--transfers','probe','--seeds','0','--images','200','--workers','1','--lrs','0.1,0.3','--to','glyphs','--to-set','n_train=100','--to-set','n_test=100','--out',str(out)]
     assert main(args) == 0
     plan = load_plan(out)
-    assert plan.lrs == dict(direct=[.1,.3], transfer=[.1,.3]) and plan.to == 'glyphs' and plan.to_args == dict(n_train=100, n_test=100)
+    assert plan.lrs == dict(direct=[.1,.3]) and plan.to == 'glyphs' and plan.to_args == dict(n_train=100, n_test=100)
     for bad,word in ((['--lrs','a'], "'a'"), (['--lrs','0'], '0'), (['--to','digts'], 'digts'), (['--to','glyphs','--transfers','readout'], 'readout')):
         try: code = main(['study', *bad, '--out', str(tmp_path/'t')])
         except SystemExit as e: code = e.code
         err = capsys.readouterr().err
         assert code == 2 and word in err and err.count('\n') == 1
+
+
+# ---- many runs
+
+def _counted(monkeypatch, module, name):
+    "How often a function is called from now on."
+    f,calls = getattr(module, name),[]
+    monkeypatch.setattr(module, name, lambda *args: calls.append(args) or f(*args))
+    return calls
+
+
+def test_each_run_is_hashed_and_looked_up_once_and_polls_see_only_those_in_work(tmp_path, monkeypatch):
+    "Ten thousand runs were an hour of silence when every one was hashed for every other."
+    import granularity_nb.study.plan as planning, granularity_nb.study.run as running
+    def outcomes(plan, rs, folder, workers, said):
+        for r in rs:
+            yield [r]
+            yield r, None
+    monkeypatch.setattr(running, '_outcomes', outcomes)
+    hashes,looks = _counted(monkeypatch, planning, '_digest'),_counted(monkeypatch, running, '_done')
+    plan = replace(tiny, redraw=False, seeds=range(50), maps=('script','base letter'), transfers=('readout','finetune'))
+    run(plan, tmp_path/'s', workers=2, progress=False)
+    n = 3*50
+    assert len(json.loads((tmp_path/'s'/'plan.json').read_text())['runs']) == n
+    assert len(hashes) <= 2*n+10, 'a run and its transfers, and the plan itself'
+    assert len(looks) == 3*n, 'one at the start, one while it is in work, one when it has ended'
+
+
+def test_the_next_job_is_found_without_looking_at_all_others(monkeypatch):
+    rs = runs(replace(BOTH, redraw=False, seeds=range(5), maps=('kmeans-within:24','script')))
+    ready,waiting = _queue(rs[::-1])
+    assert [same[0].map for same in ready] == ['script','direct']*5 and [waiting[r.id][0][0].map for r in rs if r.map == 'direct'] == ['kmeans-within:24']*5
+
+
+def test_images_that_no_seed_changes_are_opened_once(tmp_path, monkeypatch):
+    import granularity_nb.study.run as running
+    plan = replace(tiny, redraw=False, seeds=(0,1,2), maps=('script',))
+    opened = _counted(monkeypatch, running, 'open_source')
+    for o in ('_pretrain_step','_transfer_step'): monkeypatch.setattr(running, o, lambda *args: None)
+    for r in runs(plan): execute(plan, r, tmp_path)
+    assert len(opened) == 1
+
+
+# ---- processes
+
+def test_ctrl_c_ends_a_study_whose_worker_is_stopped(tmp_path):
+    "Stopped (SIGSTOP, a debugger, a laptop's lid), it hears of no polite request."
+    import psutil
+    out = tmp_path/'s'
+    p = subprocess.Popen(_study(out, '--preset', 'full', '--seeds', '0,1,2'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        while not list((out/'runs').glob('*/metrics.csv')) and p.poll() is None: time.sleep(.05)
+        workers = [o for o in psutil.Process(p.pid).children(recursive=True) if 'forkserver' in ' '.join(o.cmdline()) and not o.children()]
+        assert workers
+        for o in workers: o.suspend()
+        p.send_signal(signal.SIGINT)
+        assert p.wait(timeout=90) == 130
+        assert p.stderr.read().strip() == 'granularity: stopped; what is done is kept, the same command goes on'
+        assert not psutil.wait_procs(workers, timeout=30)[1]
+    finally:
+        for o in psutil.Process(p.pid).children(recursive=True) if p.poll() is None else []: o.kill()
+        p.kill()
+
+
+def test_a_folder_is_where_it_was_when_the_study_began(photos, tmp_path, monkeypatch):
+    "A relative one, and that of the images, whatever happens to the working directory meanwhile; the cache is the one that is set now."
+    (tmp_path/'here').mkdir(); (tmp_path/'there').mkdir()
+    (tmp_path/'pics').rename(tmp_path/'here'/'pics')
+    monkeypatch.chdir(tmp_path/'here')
+    done = threading.Event()
+    def moves(): # to and fro, while the parent waits for its workers
+        while not done.wait(.02):
+            if Path('s/runs').exists() or Path('../here/s/runs').exists(): os.chdir(tmp_path/'there')
+    t = threading.Thread(target=moves)
+    t.start()
+    try: table = run(replace(photos, data_args=dict(root='pics', size=8), seeds=(0,1)), 's', workers=2, progress=False)
+    finally:
+        done.set()
+        t.join()
+    assert table == tmp_path/'here'/'s'/'results.parquet' and len(pd.read_parquet(table)) == 2*2*2
+    assert os.getcwd() == str(tmp_path/'there') and not list((tmp_path/'there').iterdir())
+    assert load_plan(tmp_path/'here'/'s').data_args['root'] == str(tmp_path/'here'/'pics'), 'it can be continued from anywhere'
+    assert list((tmp_path/'cache').rglob('*')), 'images are kept where they are to be now, not where an earlier study had them'
+
+
+def test_what_workers_warn_of_is_heard_once(tmp_path):
+    "Also of a run that fails; not what other libraries say, nor again what was said when the study was planned."
+    plan = replace(BOTH, maps=('script','base letter'), transfers=('probe','finetune'), lrs=dict(transfer=(1e-4,1e-3,1e-2)), recipes=SHORT)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        run(plan, tmp_path/'s', workers=2, progress=False)
+    texts = [str(o.message) for o in said]
+    assert sum('at the end of those tried' in o for o in texts) >= 1 and len(texts) == len(set(texts)), texts
+    assert all('granularity_nb' in o.filename for o in said)
+
+
+def test_warnings_of_a_worker_come_with_its_result_or_its_error():
+    with _heard() as said:
+        for _ in range(2): warnings.warn('ours', SourceWarning)
+        warnings.warn('of another library')
+    assert list(said) == ['ours'] and said['ours'][0] is SourceWarning
+    told = {'planned'}
+    with pytest.warns(SourceWarning, match='ours') as w: _tell(said | {'planned': said['ours']}, told)
+    assert len(w) == 1 and told == {'ours','planned'}
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        _tell(said, told)
+
+
+class Odd(Exception):
+    "Like some of other libraries, it cannot be made again from its text."
+    def __init__(self, what, *, why): super().__init__(f'{what}: {why}')
+
+
+def test_an_error_that_cannot_be_sent_is_sent_as_text(tmp_path, monkeypatch):
+    "A pool that cannot read its answer breaks, and says so of a worker."
+    import pickle, granularity_nb.study.run as running
+    def fails(*args):
+        warnings.warn('half of it was there', SourceWarning)
+        raise Odd('the disk', why='is gone')
+    monkeypatch.setattr(running, 'execute', fails)
+    with pytest.raises(Exception) as e: running.execute_all(None, [None], tmp_path)
+    again = pickle.loads(pickle.dumps(e.value))
+    assert str(again) == 'Odd: the disk: is gone' and list(again.said) == ['half of it was there']
+    monkeypatch.setattr(running, 'execute', lambda *args: (_ for _ in ()).throw(StudyError('as it is')))
+    with pytest.raises(StudyError, match='^as it is$'): running.execute_all(None, [None], tmp_path)
+
+
+def test_a_run_in_this_process_leaves_it_as_it_was(tmp_path):
+    import random, torch._dynamo # which sets a variable when it is imported
+    plan = replace(tiny, maps=('script',), transfers=('probe',), seeds=(0,), recipes=SHORT, threads=1)
+    def state(): return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), torch.get_num_threads(), torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, dict(os.environ)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2); torch.backends.cudnn.deterministic,torch.backends.cudnn.benchmark = False,True
+    try:
+        before = state()
+        execute(plan, runs(plan)[1], tmp_path/'s')
+        assert state() == before
+    finally:
+        torch.set_num_threads(threads); torch.backends.cudnn.benchmark = False

@@ -2,7 +2,7 @@
 import csv, json, os, subprocess, sys
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
-from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, LabelMap
+from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
 from granularity_nb.labels.taxonomy import Taxonomy, by_path, cifar100, folders, inat21, supercategory, table
 
 RANKS = 'kingdom','phylum','class','order','family','genus','species'
@@ -247,7 +247,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(HierarchyError, match='folder with no images: .*; put images there'): folders(tmp_path)
     made(tmp_path, ['cat'], 'a.jpg')
     made(tmp_path, ['dog/poodle'], 'notes.txt')
-    with pytest.raises(HierarchyError, match='folder with no images: .*dog.*; put images there, remove the folder'): folders(tmp_path)
+    with pytest.warns(HierarchyWarning, match='folder with no images: .*dog.*, left out'): assert folders(tmp_path).leaves==('cat',)
     assert folders(tmp_path, types=['.jpg','.txt']).leaves==('cat','poodle')
 
 def test_by_path_refuses_what_has_no_path():

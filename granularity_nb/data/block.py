@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RowImage', 'RowLabel', 'LeafLabel', 'LabelBlock', 'GatherDL', 'RandomShift', 'CropFlip', 'ResizedCrop', 'ColorJitter',
-           'augmentation', 'datablock', 'class_weights', 'sample_weights', 'dataloaders', 'relabel']
+           'augmentation', 'datablock', 'class_weights', 'sample_weights', 'dataloaders', 'in_order', 'relabel']
 
 # %% ../../nbs/data/05_block.ipynb #425656da
 import copy, queue, random, threading
@@ -15,7 +15,7 @@ from fastai.data.all import (DataBlock, DataLoaders, Datasets, Transform, IntToF
                              Category, CategoryMap, MultiCategory, TensorCategory, TensorMultiCategory, BCEWithLogitsLossFlat,
                              CrossEntropyLossFlat, batch_to_samples, chunked)
 from fastai.data.load import _loaders
-from fastai.torch_core import TensorImage, TensorImageBW, to_device
+from fastai.torch_core import TensorImage, TensorImageBW, default_device, to_device
 from fastcore.basics import GetAttr, patch
 from fastcore.foundation import L
 from PIL import Image
@@ -259,12 +259,20 @@ def __iter__(self:GatherDL):
     self._done = skip
     for i,b in enumerate(self._batches(), skip):
         for j,f in enumerate(getattr(self.after_batch, 'fs', [])):
-            if hasattr(f, 'reseed'): f.reseed(key, i, j)
+            if hasattr(f, 'reseed'):
+                f.reseed(key, i, j)
+                f.part = self.part(i)
         self._done = i+1
         yield self.after_batch(b)
     self._done,self.epoch = 0,self.epoch+1
     self.after_iter()
     if hasattr(self, 'it'): del(self.it)
+
+@patch
+def part(self:GatherDL,
+    i:int, # number of a batch
+):         # images of the whole batch, and the places in it of those that this loader makes; None if it makes all
+    "What part of a batch this loader makes."
 
 @patch
 def one_batch(self:GatherDL):
@@ -315,10 +323,12 @@ class RandomShift(Transform):
 # %% ../../nbs/data/05_block.ipynb #f9d78c6c
 class _Random(Transform):
     "A training transform of whole batches with a generator of its own."
-    split_idx,generator = 0,None
+    split_idx,generator,part = 0,None,None # `part`: if the batch is one of a larger one, images of that, and the places of these in it
     def reseed(self, *key): self.generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-    def _uniform(self, x, low, high): return (torch.rand(len(x), generator=self.generator)*(high-low)+low).to(x.device)
-    def __getstate__(self): return dict(self.__dict__, generator=None) # a torch.Generator cannot be pickled everywhere
+    def _uniform(self, x, low, high):
+        n,at = self.part or (len(x), slice(None))
+        return (torch.rand(n, generator=self.generator)[at][:len(x)]*(high-low)+low).to(x.device)
+    def __getstate__(self): return dict(self.__dict__, generator=None, part=None) # a torch.Generator cannot be pickled everywhere
 
 # %% ../../nbs/data/05_block.ipynb #97fbea6c
 class CropFlip(_Random):
@@ -430,6 +440,11 @@ class _Normalize(Normalize):
 
     def decodes(self, x:TensorImage): return Normalize.decodes(self, x)
 
+def _normalize(split):
+    "By the statistics of a split; a channel that is constant becomes 0."
+    mean,std = split.stats
+    return _Normalize.from_stats(mean, [o if o > 1e-4 else 1. for o in std], cuda=False)
+
 class _Cast(Transform):
     "The last batch transform: another number format."
     order = 100
@@ -486,7 +501,7 @@ def datablock(source:Source,         # images and leaf labels
     leaf,splits = _leaf_codes(source, label_map, [s for s in (train, valid) if s])
     if images is None or len(images.splits) != len(splits): images = RowImage((source.split(s) for s in splits), getattr(source, 'decode', None))
     n = len(source.split(train))
-    norm = _Normalize.from_stats(*source.split(train).stats, cuda=False)
+    norm = _normalize(source.split(train))
     return DataBlock(blocks=[TransformBlock(type_tfms=images, batch_tfms=[IntToFloatTensor, norm], dl_type=GatherDL),
                              *(TransformBlock(type_tfms=o) for o in _labels(label_map, also, leaf))], n_inp=1,
                      get_items=lambda _: range(len(leaf)), splitter=lambda o: (list(range(n)), list(range(n, len(o)))),
@@ -584,6 +599,28 @@ def _place(dls, place, prefetch):
     for dl in dls.loaders:
         dl.prefetch = (2 if gpu and not held else 0) if prefetch is None else prefetch
         dl.pin_memory = dl.fake_l.pin_memory = gpu and dl.fake_l.num_workers > 0
+
+# %% ../../nbs/data/05_block.ipynb #8d922cd0
+class _RowNumber(Transform):
+    "Row number → itself, so that a batch says which images it holds."
+    def encodes(self, row:int): return torch.tensor(row)
+    def gather(self, rows): return torch.as_tensor(np.asarray(rows))
+
+def in_order(source:Source,      # images and leaf labels
+             label_map:LabelMap, # classes
+             split:str='test',   # whose images
+             bs:int=256,         # batch size
+             device=None,        # torch device; fastai's default if None
+             num_workers:int=0,  # processes that make batches; for images that are decoded when they are read
+            )->GatherDL:         # batches of images, classes and row numbers
+    "Every image of one split, in order, normalised by the training split's statistics; no other split is looked at."
+    device,(leaf,_) = default_device() if device is None else torch.device(device), _leaf_codes(source, label_map, [split])
+    if not len(leaf): raise SourceError(f"the split {split!r} of {source.name!r} has no images")
+    tfms = [RowImage([source.split(split)], getattr(source, 'decode', None)), RowLabel(label_map, leaf), _RowNumber()]
+    dl = GatherDL(Datasets(range(len(leaf)), tfms=tfms, dl_type=GatherDL, n_inp=1), bs=bs, shuffle=False, num_workers=num_workers, after_batch=[IntToFloatTensor, _normalize(source.split('train'))])
+    dls = DataLoaders(dl, device=device)
+    _place(dls, 'auto', None)
+    return dl
 
 # %% ../../nbs/data/05_block.ipynb #2861bb9b
 def _relabelled(dl, labels, weights):

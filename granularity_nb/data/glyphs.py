@@ -552,10 +552,10 @@ def glyphs(
     test_seed:int=0,       # decides 'test' and 'shifted'
     max_chars:int|None=40, # characters of each script at most; None for all
     lookalikes:bool=False, # also characters that look like one of another script
-    scripts=None,          # names such as 'Latin', out of `SCRIPTS`; None for all that the faces have
-    faces=None,            # names out of `FACES` or `FAMILIES`, such as 'serif'; None for all
-    difficulty='normal',   # of 'train', 'valid' and 'test': a name out of `DIFFICULTIES`, a dict or a `Difficulty`
-    shifted='shifted',     # of 'shifted'
+    scripts:str|list[str]|None=None, # names such as 'Latin', out of `SCRIPTS`; None for all that the faces have
+    faces:str|list[str]|None=None, # names out of `FACES` or `FAMILIES`, such as 'serif'; None for all
+    difficulty:str|dict|Difficulty='normal', # of 'train', 'valid' and 'test': a name out of `DIFFICULTIES`, a dict or a `Difficulty`
+    shifted:str|dict|Difficulty='shifted', # of 'shifted'
 )->Source:                 # splits 'train' and 'valid' in normal fonts, 'test' and 'shifted' in bold ones
     "Characters of twelve scripts in matplotlib's fonts; the target is the script."
     n = {k: _whole(k, v, most=2**24) for k,v in dict(n_train=n_train, n_valid=n_valid, n_test=n_test).items()}

@@ -8,14 +8,15 @@ __all__ = ['carve', 'SourceWarning', 'folder_source', 'table_source', 'tiny_imag
 
 # %% ../../nbs/data/04_images.ipynb #f48bfdaa
 import csv, os, re, warnings
+from functools import partial
 import numpy as np
 from pathlib import Path
 from ..files import cache_folder
-from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _pick
+from .source import Files, Rows, Source, SourceError, Split, register, stratified_order, _behind, _class_names, _given_names, _own_names, _pick, _transformed
 from .store import ImageError, pixels
 from ..labels.alignment import superclasses
-from ..labels.hierarchy import Hierarchy, HierarchyError, LabelMap
-from ..labels.reading import image_types, read_table
+from ..labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
+from ..labels.reading import cells, folder_splits, image_types, is_missing, read_table, split_names, split_of, texts
 from ..labels.taxonomy import by_path, cifar100, inat21
 from ..labels.wordnet import imagenet, lemmas
 
@@ -42,6 +43,7 @@ def _layout(name, root, wrong, expected, near=lambda o: False):
 # %% ../../nbs/data/04_images.ipynb #c4e42aa4
 def _root(name, root, holds):
     "The folder of a data set, absolute."
+    if root is not None and not os.fspath(root).strip(): raise SourceError(f"{name}: root={root!r} is empty; it is the folder that holds {holds}, '.' for the one you are in")
     if root is None:
         base = os.environ.get('GRANULARITY_DATA')
         if not base: raise SourceError(f'{name} needs root=…, the folder that holds {holds}; or put it into a folder {name!r} and name the one above in GRANULARITY_DATA')
@@ -52,23 +54,44 @@ def _root(name, root, holds):
 
 def _cache(cache):
     "The folder for lists of files."
+    if cache is not None and not os.fspath(cache).strip(): raise SourceError(f"cache={cache!r} is empty; it is a folder, or None")
     if cache is not None: return os.path.abspath(os.path.expanduser(cache))
     return os.fspath(cache_folder())
 
 # %% ../../nbs/data/04_images.ipynb #28cfe19b
 def _how_many(what, share, n):
     "A number of images from a share or a number."
-    ok = isinstance(share, (int, float, np.number)) and not isinstance(share, bool) and 0 <= share and (share < 1 or share == int(share) and share < n)
+    ok = isinstance(share, (int, float, np.number)) and not isinstance(share, bool) and 0 <= share < n and (share < 1 or share == int(share))
     if not ok: raise SourceError(f'{what} must be a share of the training images below 1, or a number of images below {n}, not {share!r}')
     return round(share*n) if share < 1 else int(share)
+
+def _carve_whole(leaf, n, seed, groups, together):
+    "The same by whole groups of images: each goes where it brings the number of images nearer to `n`, or stays in 'train'."
+    _,of,size = np.unique(together, return_inverse=True, return_counts=True)
+    by_group,start = np.argsort(of, kind='stable'),np.cumsum(size)-size
+    left,out,taken = np.bincount(leaf),{k: [] for k in n},dict.fromkeys(n, 0)
+    for g in stratified_order(leaf[by_group[start]], seed, groups, stream=4):
+        split = next((k for k in n if 2*taken[k]+size[g] < 2*n[k]), None)
+        rows = by_group[start[g]:start[g]+size[g]]
+        leaves,count = np.unique(leaf[rows], return_counts=True)
+        if split is None or (left[leaves] <= count).any(): continue
+        left[leaves] -= count
+        out[split].append(rows)
+        taken[split] += len(rows)
+    bad = next((k for k in n if n[k] and not out[k]), None)
+    if bad is not None: raise SourceError(f"{bad}: no group can be held out whole for {n[bad]} images: the {len(size)} groups hold {size.min()} to {size.max()} images, and every class keeps one in train; ask for more images, for {bad}=0, or for other groups")
+    out = {k: np.sort(np.concatenate(o)) for k,o in out.items() if o}
+    return dict(train=np.delete(np.arange(len(leaf)), np.concatenate([*out.values(), np.zeros(0, int)]).astype(int)), **out)
 
 def carve(
     leaf,      # int (n,): the leaf of each image
     shares,    # name → share (below 1) or number of the images
     seed:int=0,# decides which
     groups=None, # int, a superclass for each leaf
+    together=None, # a name or number for each image: those of one stay in one split
 )->dict:       # name → image numbers, ascending; 'train' is what is left
     "Split images at random, each leaf in proportion; every leaf keeps an image in 'train'."
+    if together is not None: return _carve_whole(leaf, {k: _how_many(k, o, len(leaf)) for k,o in shares.items()}, seed, groups, together)
     order = stratified_order(leaf, seed, groups, stream=4)
     last = np.full(leaf.max(initial=0)+1, -1)
     last[leaf[order]] = np.arange(len(order)) # of equal indices the last one counts
@@ -121,7 +144,7 @@ def _pixels(splits, name, files, counts, **kw):
 
 def _warn_bad(name, stores, n):
     t = stores[0].bad
-    warnings.warn(f"{name}: {sum(len(o.bad) for o in stores)} of {n} images cannot be used and are left out, such as {t.name.iloc[0]} ({t.reason.iloc[0]}); all are listed in {' and '.join(os.path.join(o.folder, 'bad.csv') for o in stores)}", SourceWarning, stacklevel=5)
+    warnings.warn(f"{name}: {sum(len(o.bad) for o in stores)} of {n} images cannot be used and are left out, such as {t.name.iloc[0]} ({t.reason.iloc[0]}); all are listed in {' and '.join(os.path.join(o.folder, 'bad.csv') for o in stores)}", SourceWarning, stacklevel=6)
 
 def _splits(name, files, leaf, parts, size, cache, strict):
     "Splits from the image numbers of each; they are decoded when the data set's steps are taken."
@@ -133,12 +156,42 @@ def _splits(name, files, leaf, parts, size, cache, strict):
 def _where(root, cache, strict=False, **more):
     return {k:o for k,o in dict(root=str(root), cache=None if cache is None else _cache(cache), strict=strict, **more).items() if o}
 
+def _n(n, what): return f"{n} {what}{'s'*(n != 1)}"
+
+def _find(name, root, parts=('',), cache=None, strict=False):
+    "The image files below a folder; what is left out there is counted and named."
+    files = Files.find(root, parts, _cache(cache))
+    if not len(files): return files
+    other,empty = files.unread['files'],files.unread['folders']
+    said = [f"{_n(sum(n for n,_ in other.values()), 'file')} not read ({', '.join(f'{n} {k}' for k,(n,_) in other.items())}), such as {next(iter(other.values()))[1]}"] if other else []
+    if empty: said.append(f"{_n(len(empty), 'folder')} without images, such as {empty[0]}")
+    if not said: return files
+    text = f"{name}: {root} holds {' and '.join(said)}; images are known by their endings: {' '.join(image_types)}"
+    if strict: raise SourceError(text+'. Convert or remove them, or use strict=False')
+    warnings.warn(text, SourceWarning, stacklevel=5)
+    return files
+
+def _asked(what, **more): return what | {k: o for k,o in more.items() if o is not None} # what is not asked for is no part of a data set's identity
+
 def _tidy(levels):
     "Levels of two classes or more, finest first; of equal ones the first."
     out = {}
     for k,m in sorted(levels.items(), key=lambda o: -o[1].n_classes):
         if (m.n_classes > 1 or not out) and not any(m.n_classes == o.n_classes and np.array_equal(m.codes, o.codes) for o in out.values()): out[k] = m
     return out
+
+def _warn_shared(name, together, parts):
+    "Warn of groups that the official splits have torn apart."
+    have = {k: np.unique(together[o]) for k,o in parts.items()}
+    for i,a in enumerate(have):
+        for b in [*have][i+1:]:
+            both = np.intersect1d(have[a], have[b])
+            if len(both): warnings.warn(f"{name}: {_n(len(both), 'group')} with images in {a!r} and in {b!r}, such as {both[0]!r}: what belongs together leaks from one into the other", SourceWarning, stacklevel=5)
+
+def _warn_no_level(names, source):
+    "Warn of ranks that group no images otherwise than another does."
+    for o in names:
+        if o not in source.levels: warnings.warn(f"{source.name}: {o!r} is no level: it has a single class, or groups the images as another one does; there are: {', '.join(source.levels)}", SourceWarning, stacklevel=4)
 
 def _warn_unseen(name, h, leaf, parts):
     "Warn of leaves that have images in other splits, but none in train."
@@ -147,29 +200,45 @@ def _warn_unseen(name, h, leaf, parts):
         new = np.unique(leaf[o][~seen[leaf[o]]])
         if len(new): warnings.warn(f"{name}: {len(new)} classes have images in {k!r} but none in 'train', such as {h.leaves[new[0]]!r}: are the names spelt alike?", SourceWarning, stacklevel=5)
 
+# %% ../../nbs/data/04_images.ipynb #222306ca
+def _target_map(name, target, h, levels):
+    "The label map of a target: a level by its name, or classes by leaf; None for the coarsest level."
+    if target is None: return [*_tidy(levels).values()][-1]
+    if isinstance(target, str): return _pick(f'level of {name!r}', target, levels)
+    if isinstance(target, LabelMap):
+        if target.multi: raise SourceError(f"{name}: target {target.name!r} gives a leaf several classes; a target has one for each")
+        target = {o: target[o] for o in target.leaves}
+    extra,lost = [o for o in target if o not in set(h.leaves)],[o for o in h.leaves if o not in target]
+    if lost: raise SourceError(f"{name}: target gives {len(lost)} of {h.n_leaves} leaves no class, such as {lost[0]!r}"+(f"; it has {extra[0]!r}, which is no leaf" if extra else ''))
+    bad = next((o for o in h.leaves if not isinstance(target[o], str) or not target[o].strip()), None)
+    if bad is not None: raise SourceError(f"{name}: target gives {bad!r} the class {target[bad]!r}, which must be a name")
+    vocab = sorted({target[o] for o in h.leaves})
+    return LabelMap(h.leaves, vocab, [vocab.index(target[o]) for o in h.leaves], name='target')
+
+def _plain_target(target): return {o: target[o] for o in target.leaves} if isinstance(target, LabelMap) else target
+
 # %% ../../nbs/data/04_images.ipynb #3c9abf50
 def _finish(
     name, h, levels, # of the data set
-    target,      # name of a level; None for the coarsest
+    target,      # name of a level, a label map, or leaf → class; None for the coarsest level
     files, leaf, # all files, and the leaf of each
     parts,       # image numbers of each official split
     shares,      # what to draw from train if there is no such split
     what, where, # arguments of the source
-    title=str):
+    title=str, together=None, unit=None): # `together`: what each image belongs to
     "The `Source` of some files."
-    target = [*_tidy(levels).values()][-1] if target is None else _pick(f'level of {name!r}', target, levels)
-    draw = carve(leaf[parts['train']], {k:o for k,o in shares.items() if k not in parts}, what['seed'], target.codes)
-    parts = parts | {k: parts['train'][o] for k,o in draw.items()}
+    target_map = _target_map(name, target, h, levels)
+    if together is not None: _warn_shared(name, together, parts)
+    some = parts['train']
+    draw = carve(leaf[some], {k:o for k,o in shares.items() if k not in parts}, what['seed'], target_map.codes, None if together is None else together[some])
+    parts = parts | {k: some[o] for k,o in draw.items()}
     _warn_unseen(name, h, leaf, parts)
     order = [o for o in ('train','valid','test') if o in parts]
     order += [o for o in parts if o not in order]
     splits = _splits(name, files, leaf, {k: parts[k] for k in order}, what['size'], where.get('cache'), where.get('strict', False))
-    return Source(name, h, splits, target, _tidy(levels), what, where, title)
+    return Source(name, h, splits, target_map, _tidy(levels), what | dict(target=_plain_target(what['target'])), where, title, unit)
 
 # %% ../../nbs/data/04_images.ipynb #125371c1
-_usual = dict(training='train', val='valid', validation='valid', testing='test')
-def _split_name(name): return _usual.get(name.lower(), name.lower() if name.lower() in _usual.values() else name)
-
 def _last(name):
     "The last part of a name that was made unique by what is above it."
     return name.rpartition('/')[2]
@@ -180,125 +249,270 @@ def _tree_levels(h):
     if h.ranks: return {o: h.rank(o, paths) for o in h.ranks[::-1]}
     return dict(leaf=h.level(0)) | {f'depth {d}': h.depth(d, paths) for d in range(h.height, -1, -1)}
 
-def _tree(paths, ranks=()):
+def _tree(paths, ranks=(), shared=None):
     "The tree of some paths, and the leaf of each."
     distinct = sorted(set(paths))
-    h = Hierarchy.from_table(dict(zip(ranks, zip(*distinct))), ranks) if ranks else Hierarchy.from_paths(distinct)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always', HierarchyWarning)
+        h = Hierarchy.from_table(dict(zip(ranks, zip(*distinct))), ranks, shared=shared) if ranks else Hierarchy.from_paths(distinct, shared=shared)
+    for o in said: warnings.warn(str(o.message).partition('; shared=')[0], SourceWarning if issubclass(o.category, HierarchyWarning) else o.category, stacklevel=4)
     number = {o: h.codes([leaf])[0] for o,leaf in zip(by_path(h).leaves, np.array(h.leaves, object)[by_path(h).codes])}
     return h, np.array([number['/'.join(o)] for o in paths], np.int32)
 
 # %% ../../nbs/data/04_images.ipynb #433226d8
 _folder_layout = '<class>/<class>/…/*.jpg of any depth, with or without train, valid and test on top'
+_usual = 'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'
 
-def _folder_parts(root, files, with_splits):
-    "The path of the class in each folder of `files`, and the image numbers of each split."
-    parts = [o.split('/') if o else [] for o in files.folders]
-    bare = next((o for o,p in zip(files.folders, parts) if len(p) <= with_splits), None)
+def _folder_parts(root, files, splits):
+    "The split (None: of none) and the path of the class of each folder."
+    paths = [tuple(o.split('/')) if o else () for o in files.folders]
+    try: of,classes = folder_splits(paths, splits)
+    except HierarchyError as e: raise SourceError(f'folder: {root}: {e}') from None
+    if splits is None and classes != paths:
+        tops = {p[0]: k for p,k in zip(paths, of)}
+        if any(o.lower() not in _usual for o in tops): warnings.warn("folder: taken for splits: "+', '.join(o if o == k else f'{o} for {k!r}' for o,k in tops.items())+"; splits=… says otherwise, splits=False that all are classes", SourceWarning, stacklevel=4)
+    out = [p for p,k in zip(paths, of) if k is None]
+    if out: warnings.warn(f"folder: {_n(len(out), 'folder')} in none of the splits, left out, such as {'/'.join(out[0])!r}", SourceWarning, stacklevel=4)
+    return of, classes
+
+def _bare(root, files, classes, of):
+    "Refuse images that lie in no folder of a class."
+    bare = next((o for o,p,k in zip(files.folders, classes, of) if not p and k is not None), None)
     if bare is not None: raise _layout('folder', root, f'images lie directly in {os.path.join(root, bare)}, so they have no class', _folder_layout)
-    split = np.array([_split_name(o[0]) if with_splits else 'train' for o in parts], object)
-    return [tuple(o[with_splits:]) for o in parts], {k: np.flatnonzero((split == k)[files.folder]) for k in dict.fromkeys(split)}
 
+# %% ../../nbs/data/04_images.ipynb #c86fe594
+def _only(files, used):
+    "The files in some of the folders."
+    some = used[files.folder]
+    return Files(files.root, [o for o,k in zip(files.folders, used) if k], (np.cumsum(used)-1)[files.folder[some]], files.name[some], files.size[some])
+
+def _names_of(what, names):
+    "Refuse what are no names."
+    names = list(names)
+    if not names or not all(o.strip() for o in names) or len(set(names)) < len(names): raise SourceError(f"{what} must be one or more different names, not {names!r}")
+    return names
+
+def _without(classes, ranks, group):
+    "Classes without the folder that is a group, and what group each folder is in; None if `group` is no depth."
+    d = ranks.index(group) if group in ranks else group if isinstance(group, int) else None
+    if d is None: return classes, None
+    short = next((o for o in classes if len(o) <= max(d, 1) or d < 0), None)
+    if short is not None: raise SourceError(f"folder: group={group!r} is the folder at depth {d} (0 is topmost, splits not counted), and {'/'.join(short)!r} has none there beside its class")
+    return [o[:d]+o[d+1:] for o in classes], ['/'.join(o[:d+1]) for o in classes]
+
+def _matches(files, group):
+    "What a regular expression finds in each path: its groups, or all of the match."
+    try: find = re.compile(group).search
+    except re.error as e: raise SourceError(f"folder: group={group!r} is neither the name of a rank nor a regular expression ({e})") from None
+    found = [find(o) for o in files.relative()]
+    lost = [i for i,o in enumerate(found) if o is None]
+    if lost: raise SourceError(f"folder: group={group!r} matches nothing in {len(lost)} of {len(files)} paths, such as {files._part(lost[0])!r}; an image that stands alone can match as a whole, as in '…|.*'")
+    return np.array([' '.join(p or '' for p in o.groups()) if o.re.groups else o[0] for o in found], object)
+
+def _of_ranks(classes, ranks):
+    "Refuse paths that are not as long as there are ranks."
+    odd = next((o for o in classes if len(o) != len(ranks)), None)
+    if odd is not None: raise SourceError(f"folder: ranks names {len(ranks)} depths ({', '.join(ranks)}), but {'/'.join(odd)!r} has {len(odd)}: name each, from the topmost down, or leave ranks out")
+
+# %% ../../nbs/data/04_images.ipynb #709bd260
 @register('folder')
 def folder_source(
-    root=None,    # the folder with the classes, or with train, valid and test
-    size=None,    # pixels, a number or [height, width], to decode to; None: the files are only listed
-    valid=.05,    # share, or number, of training images for 'valid' if there is no such folder
-    test=.1,      # the same for 'test'
+    root:str|os.PathLike|None=None, # the folder with the classes, or with those of the splits
+    size:int|list|None=None, # pixels, a number or [height, width], to decode to; None: the files are only listed
+    valid:float=.05, # share, or number, of training images for 'valid' if there is no such folder
+    test:float=.1,   # the same for 'test'
     seed:int=0,   # decides which
-    target=None,  # name of a level; None for the coarsest
-    cache=None,   # folder for decoded images; None: $GRANULARITY_CACHE, or ~/.cache/granularity_nb
+    target:str|dict|LabelMap|None=None, # name of a level, or leaf → class; None for the coarsest level
+    cache:str|os.PathLike|None=None, # folder for decoded images; None: $GRANULARITY_CACHE, or ~/.cache/granularity_nb
     strict:bool=False, # whether an image that cannot be used is an error
+    splits:dict|bool|None=None, # folder of each split, as {'train': 'Train Images', 'test': ['a','*/b']}; False: all are classes; None: as their names say
+    ranks:list[str]|None=None, # what to call each depth of folders, from the topmost down
+    group:str|int|None=None, # what stays in one split: a rank or depth of folders, which is then no class, or a regular expression for paths
 )->Source:
     "Images in a tree of folders of any depth."
     root = _root('folder', root, 'folders of images')
-    files = Files.find(root, cache=_cache(cache)) if root.is_dir() else []
+    files = _find('folder', root, cache=cache, strict=strict) if root.is_dir() else []
     if not len(files): raise _layout('folder', root, 'there are no images', _folder_layout)
-    if files.unread: warnings.warn(f"folder: {len(files.unread)} folders of {root} hold files but no images and are left out, such as that of {files.unread[0]}; images are known by their endings: {' '.join(image_types)}", SourceWarning, stacklevel=3)
-    with_splits = any(_split_name(o.split('/')[0]) == 'train' for o in files.folders)
-    paths,parts = _folder_parts(root, files, with_splits)
-    h,leaf = _tree(paths)
-    return _finish('folder', h, _tree_levels(h), target, files, leaf[files.folder], parts, dict(valid=valid, test=test),
-                   dict(size=size, valid=valid, test=test, seed=seed, target=target), _where(root, cache, strict), _last)
+    names = [] if ranks is None else _names_of('folder: ranks', ranks)
+    of,classes = _folder_parts(root, files, splits)
+    _bare(root, files, classes, of)
+    used = np.array([o is not None for o in of])
+    if not used.all(): files,of,classes = _only(files, used),[o for o in of if o is not None],[o for o,k in zip(classes, of) if k is not None]
+    classes,at = _without(classes, names, group)
+    kept = [o for o in names if o != group]
+    if names: _of_ranks(classes, kept)
+    together = None if group is None else _matches(files, group) if at is None else np.array(at, object)[files.folder]
+    h,leaf = _tree(classes, tuple(kept))
+    parts = {k: np.flatnonzero(np.array([o == k for o in of])[files.folder]) for k in dict.fromkeys(of)}
+    source = _finish('folder', h, _tree_levels(h), target, files, leaf[files.folder], parts, dict(valid=valid, test=test),
+                     _asked(dict(size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, ranks=ranks, group=group), _where(root, cache, strict), _last, together)
+    _warn_no_level(kept, source)
+    return source
 
 # %% ../../nbs/data/04_images.ipynb #9395bc00
 def _row_files(table, root, cells):
     "The files that the rows of a table name."
+    given,cells = cells,[os.path.expanduser(o) for o in cells]
+    if os.sep != '\\' and any('\\' in o for o in cells): cells = [o if '\\' not in o or os.path.exists(os.path.join(root, o)) else o.replace('\\', '/') for o in cells] # a table from Windows
     parts = [os.path.relpath(o, root) if os.path.isabs(o) else os.path.normpath(o) for o in cells]
     parts = [o.replace(os.sep, '/').rpartition('/') for o in parts]
     size = [_size(os.path.join(root, a, c)) for a,_,c in parts]
     lost = [i for i,o in enumerate(size) if o < 0]
-    if lost: raise SourceError(f"{table}: {len(lost)} of {len(size)} files do not exist, such as {cells[lost[0]]!r} in row {lost[0]} (rows count from 0); paths are relative to {root}, name another folder with root=…")
+    if lost: raise SourceError(f"{table}: {len(lost)} of {len(size)} files do not exist, such as {given[lost[0]]!r} in row {lost[0]} (rows count from 0); paths are relative to {root}, name another folder with root=…")
     number = {o:i for i,o in enumerate(sorted({a for a,_,_ in parts}))}
     return Files(root, number, [number[a] for a,_,_ in parts], [c for _,_,c in parts], size)
 
 def _size(path):
     try: return os.path.getsize(path) if os.path.isfile(path) else -1
-    except OSError: return -1
+    except (OSError, ValueError): return -1
 
 def _row_paths(table, columns, label, sep):
     "The label of each row as a path from the root down."
     one = isinstance(label, str)
+    json = next((i for i,o in enumerate(columns[label]) if o[0]+o[-1] in ('[]','{}')), None) if one else None
+    if json is not None: raise SourceError(f"{table}: the label in row {json} (rows count from 0), {columns[label][json]!r}, looks like JSON: write names as in animal{sep or '/'}dog{sep or '/'}poodle, or into a column each")
     out = [tuple(p.strip() for p in o.split(sep)) if sep else (o,) for o in columns[label]] if one else [*zip(*(columns[o] for o in label))]
     bad = next((i for i,o in enumerate(out) if not all(o)), None)
     if bad is not None: raise SourceError(f'{table}: the label in row {bad} (rows count from 0), {columns[label][bad]!r}, has an empty name in it; correct it'+(f', or pass sep=None if {sep!r} is part of a name' if sep != '/' else ''))
     bad = next(((i, k) for i,o in enumerate(out) for k,p in enumerate(o) if '/' in p), None)
     if bad is not None: raise SourceError(f"{table}: name {out[bad[0]][bad[1]]!r} in column {label if one else label[bad[1]]!r}, row {bad[0]} (rows count from 0), holds a '/', which stands between the names of a path: write another character for it")
+    if len(set(map(len, out))) == 1: _coarse_first(table, [*zip(*out)], label)
     return out
 
+def _coarse_first(table, columns, label):
+    "Warn of names from fine to coarse: one that follows from the one before it, and is coarser, divides nothing."
+    for k,(a,b) in enumerate(zip(columns, columns[1:])):
+        n = len(set(a))
+        if not len(set(b)) < n == len(set(zip(a, b))): continue
+        first,then = (f'name {k+1}', f'name {k+2}') if isinstance(label, str) else map(repr, label[k:k+2])
+        warnings.warn(f"{table}: {then} is coarser than {first} before it, each of whose {n} names has one of it ({a[0]!r}: {b[0]!r}): is the order from fine to coarse? The coarsest comes first, "
+                      +('as in animal/dog/poodle' if isinstance(label, str) else 'in label=[…]'), SourceWarning, stacklevel=4)
+
 # %% ../../nbs/data/04_images.ipynb #d94a2d88
-def _row_parts(table, columns, split, files):
+def _row_splits(table, columns, split, splits):
+    "The split of each row; None for rows that are in none."
+    if split is None or split not in columns: return ['train']*len(next(iter(columns.values())))
+    have = dict.fromkeys(columns[split])
+    of = _by_value(table, split, splits, have) if splits else {o: k for o,k in split_names(have).items() if k != '?'}
+    if not splits: of = {o: of.get(o, o) for o in have}
+    if 'train' not in of.values(): raise SourceError(f"{table}: no row has 'train' in column {split!r}, only {', '.join(map(repr, [*have][:8]))}: say which is which with splits={{'train': …, 'test': …}}, or splits=False if these are no splits")
+    if not splits and any(o.lower() not in _usual for o in have): warnings.warn(f"{table}: taken for splits: "+', '.join(o if o == k else f'{o} for {k!r}' for o,k in of.items())+"; splits=… says otherwise", SourceWarning, stacklevel=4)
+    out = [o for o in columns[split] if o not in of]
+    if out: warnings.warn(f"{table}: {_n(len(out), 'row')} in none of the splits, left out, such as those with {out[0]!r} in column {split!r}", SourceWarning, stacklevel=4)
+    return [of.get(o) for o in columns[split]]
+
+def _by_value(table, split, splits, have):
+    "Value → split, as `splits` says."
+    of = {}
+    for k,values in splits.items():
+        for v in values if isinstance(values, (list, tuple)) else [values]:
+            v,k = str(v).strip(),split_of(k) if split_of(k) in ('train','valid','test') else k
+            if v not in have: raise SourceError(f"{table}: splits: no row has {v!r} in column {split!r}, only {', '.join(map(repr, [*have][:8]))}")
+            if of.setdefault(v, k) != k: raise SourceError(f"{table}: splits puts {v!r} into {of[v]!r} and {k!r}: name each value once")
+    return of
+
+def _overlooked(table, have, used):
+    "Refuse a table with a column of splits that nobody asked about."
+    for k in have.keys():
+        if k in used or not len(have[k]): continue
+        column = cells(have[k])
+        values = {str(o).strip() for o in column[:1000]+column[-1000:] if not is_missing(o)} # a column of splits has few
+        looks = split_names(sorted(values)) if len(values) <= 20 else {}
+        flags = split_of(re.sub('(?i)^(is|in|for)[ _]', '', str(k))) == 'train' and values <= {'0','1','0.0','1.0','True','False','true','false'}
+        if flags or 'train' in looks.values() and len(looks) > 1: raise SourceError(f"{table}: column {k!r} seems to hold splits ({', '.join(map(repr, sorted(values)[:4]))}), but is not used: pass split={k!r}"
+            +(", splits={'train': '1', 'test': '0'} (as its cells are)" if flags else '')+", or splits=False")
+
+def _row_parts(table, of, files):
     "Row numbers of each split; the same file in two rows is reported."
-    of = np.array([_split_name(o) for o in columns[split]] if split in columns else ['train']*len(files), object)
     parts = {k: np.flatnonzero(of == k) for k in dict.fromkeys(of)}
-    if 'train' not in parts: raise SourceError(f"{table}: no row has 'train' in column {split!r}, only {', '.join(map(repr, parts))}")
     names = files.relative()
     _,first,group = np.unique(np.array(names, object), return_index=True, return_inverse=True)
     twice = np.flatnonzero(first[group] != np.arange(len(names)))
     if len(twice): warnings.warn(f"{table}: {len(twice)} files are in several rows, such as {names[twice[0]]!r} in {of[first[group[twice[0]]]]!r} and {of[twice[0]]!r}; leakage() lists those in two splits", SourceWarning, stacklevel=4)
     return parts
 
-def _cells(table, names, optional):
+def _cells(table, have, names, optional):
     "Some columns of a table as lists of texts without blanks; an optional one may be missing."
-    try: have = read_table(table)
-    except (HierarchyError, ValueError, csv.Error) as e: raise SourceError(f'{table} cannot be read ({e}): it must be a .csv in UTF-8 with a line of column names, or a .parquet file') from None
     lost = [o for o in names if o not in have.keys()]
-    if lost: raise SourceError(f"{table}: there is no column {lost[0]!r}, only {', '.join(map(repr, have.keys()))}; name the columns with path=…, label=… (or a list, coarsest first) and split=…")
-    out = {o: [*have[o]] for o in (*names, *(o for o in optional if o in have.keys()))}
+    if lost: raise SourceError(f"{table}: there is no column {lost[0]!r}, only {', '.join(map(repr, have.keys()))}; "
+        +('is the first line one of column names? It looks like an image' if any(str(o).lower().endswith(image_types) for o in have.keys()) else 'name the columns with path=…, label=… (or a list, coarsest first) and split=…'))
+    out = {o: cells(have[o]) for o in (*names, *(o for o in optional if o in have.keys()))}
+    if not out[names[0]]: raise SourceError(f'{table} has column names, but no rows: it needs one for each image')
     for k,o in out.items():
-        bad = [i for i,c in enumerate(o) if not isinstance(c, str) and (c is None or c != c) or not str(c).strip()]
+        bad = [i for i,c in enumerate(o) if not hasattr(c, '__len__') and is_missing(c) or isinstance(c, str) and not c.strip()] # a list is refused by its kind
         if bad: raise SourceError(f'{table}: column {k!r} is empty in row {bad[0]} (rows count from 0)'+(f' and {len(bad)-1} more' if len(bad) > 1 else '')+'; fill it, or leave the row out')
-    return {k: [str(c).strip() for c in o] for k,o in out.items()}
+    try: return {k: [c.strip() for c in texts(o, f'column {k!r}')] for k,o in out.items()}
+    except HierarchyError as e: raise SourceError(f'{table}: {e}') from None
+
+def _read(table):
+    "The columns of a table."
+    try: return read_table(table)
+    except (HierarchyError, ValueError, csv.Error) as e: raise SourceError(f"{e if str(table) in str(e) else f'{table} cannot be read ({e})'}; a table is a .csv in UTF-8 with a line of column names, or a .parquet file") from None
+
+# %% ../../nbs/data/04_images.ipynb #85907cc4
+def _crossed(h, leaf, levels, column, name):
+    "Hierarchy, leaves, levels and target map with the leaves divided by a column, where it divides their images."
+    vocab,codes = np.unique(np.array(column, object), return_inverse=True)
+    pairs,at = np.unique(np.stack([leaf, codes], 1), axis=0, return_inverse=True)
+    if len(pairs) == len(np.unique(leaf)):
+        of = np.zeros(h.n_leaves, int)
+        of[pairs[:,0]] = pairs[:,1]
+        return h, leaf, levels, LabelMap(h.leaves, vocab.tolist(), of, name=name)
+    to = by_path(h)
+    path = dict(zip(to.encode(range(len(to))).tolist(), to.leaves))
+    fine,number = _tree([(*path[i].split('/'), f"{_last(path[i])}, {vocab[c].replace('/', '∕')}") for i,c in pairs.tolist()], shared=False)
+    old,new = np.empty(fine.n_leaves, int),np.empty(fine.n_leaves, int)
+    old[number],new[number] = pairs.T
+    up = LabelMap(fine.leaves, h.leaves, old)
+    return fine, number[at.ravel()], {k: m.after(up) for k,m in levels.items()}, LabelMap(fine.leaves, vocab.tolist(), new, name=name)
 
 # %% ../../nbs/data/04_images.ipynb #25252233
 @register('table')
 def table_source(
-    root=None,    # the folder that paths are relative to, or the table itself
-    file=None,    # the .csv or .parquet file, relative to `root`; None if that is the table
+    root:str|os.PathLike|None=None, # the folder that paths are relative to, or the table itself
+    file:str|os.PathLike|None=None, # the .csv or .parquet file, relative to `root`; None if that is the table
     path:str='path',   # column with the path of each image
-    label='label',     # column with its label; or a list of columns, from the coarsest to the finest
-    sep='/',      # what separates names in a label such as 'animal/dog/poodle'; None if nothing does
-    split:str='split', # column with its split; it may be missing
-    size=None,    # pixels to decode to; None: the files are only listed
-    valid=.05,    # share, or number, of training images for 'valid' if the table names no such split
-    test=.1,      # the same for 'test'
+    label:str|list[str]='label', # column with its label; or a list of columns, from the coarsest to the finest
+    sep:str|None='/', # what separates names in a label such as 'animal/dog/poodle'; None if nothing does
+    split:str|None='split', # column with its split; it may be missing
+    size:int|list|None=None, # pixels to decode to; None: the files are only listed
+    valid:float=.05, # share, or number, of training images for 'valid' if the table names no such split
+    test:float=.1,   # the same for 'test'
     seed:int=0,   # decides which
-    target=None,  # name of a level; None for the coarsest
-    cache=None,   # folder for decoded images; None: as in `folder`
+    target:str|dict|LabelMap|None=None, # name of a level or of any column, or leaf → class; None for the coarsest level
+    cache:str|os.PathLike|None=None, # folder for decoded images; None: as in `folder`
     strict:bool=False, # whether an image that cannot be used is an error
+    splits:dict|bool|None=None, # cells of each split in its column, as {'train': ['0','1'], 'test': '2'}; False: the table has no splits; None: as they say
+    group:str|None=None, # column that says which images belong together and stay in one split
 )->Source:
     "Images and labels by the rows of a table."
     root = _root('table', root, 'the images, or the table')
+    file = None if file is None else os.path.expanduser(os.fspath(file))
     name = root if file is None else root/file
     if not name.is_file(): raise SourceError(f"table: {name} is no file; root=… is the table, or the folder of the images together with file='….csv'")
-    folder = name.parent if file is None else root
-    columns = _cells(name, [path, *([label] if isinstance(label, str) else label)], [split])
-    if split != 'split' and split not in columns: raise SourceError(f'{name}: there is no column {split!r} for the splits')
-    files = _row_files(name, folder, columns[path])
-    h,leaf = _tree(_row_paths(name, columns, label, sep), () if isinstance(label, str) else tuple(label))
-    source = _finish('table', h, _tree_levels(h), target, files, leaf, _row_parts(name, columns, split, files), dict(valid=valid, test=test),
-                     dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), _where(root, cache, strict, file=file), _last)
-    for o in [] if isinstance(label, str) else label:
-        if o not in source.levels: warnings.warn(f"table: column {o!r} is no level: it has a single class, or groups the images as another column does; there are: {', '.join(source.levels)}", SourceWarning, stacklevel=3)
+    labels = [label] if isinstance(label, str) else _names_of('table: label', label)
+    if sep == '': raise SourceError("table: sep='' separates nothing; pass None if a label is one name")
+    if splits is True or splits == {}: raise SourceError(f"table: splits must be False (there are none) or say which cells mean what, as in splits={{'train': '1', 'test': '2'}}, not {splits!r}")
+    have,split = _read(name),None if splits is False else split
+    own = isinstance(target, str) and target not in labels and target in have.keys()
+    columns = _cells(name, have, [path, *labels, *([group] if group is not None else []), *([target] if own else [])], [] if split is None else [split])
+    if split not in (None, 'split') and split not in columns: raise SourceError(f'{name}: there is no column {split!r} for the splits, only {", ".join(map(repr, have.keys()))}')
+    if splits and split not in columns: raise SourceError(f"{name}: splits says what cells mean, but there is no column {split!r}; name it with split=…")
+    if split not in columns and splits is not False: _overlooked(name, have, columns)
+    files,paths = _row_files(name, name.parent if file is None else root, columns[path]),_row_paths(name, columns, label, sep)
+    of = np.array(_row_splits(name, columns, split, splits), object)
+    used = np.flatnonzero([o is not None for o in of])
+    if len(used) < len(of): files,paths,of = files[used],[paths[i] for i in used],of[used]
+    h,leaf = _tree(paths, () if isinstance(label, str) else tuple(label))
+    levels,unit,goal = _tree_levels(h),None,target
+    if own and target not in levels:
+        fine,leaf,levels,goal = _crossed(h, leaf, levels, [columns[target][i] for i in used], target)
+        unit,h,levels = None if fine is h else next(iter(_tidy(levels))),fine,levels | {target: goal}
+    parts,together = _row_parts(name, of, files),None if group is None else np.array(columns[group], object)[used]
+    source = _finish('table', h, levels, goal, files, leaf, parts, dict(valid=valid, test=test),
+                     _asked(dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, group=group),
+                     _where(root, cache, strict, file=file), _last, together, unit)
+    _warn_no_level([] if isinstance(label, str) else label, source)
     return source
 
 # %% ../../nbs/data/04_images.ipynb #cbbc3b54
@@ -363,12 +577,12 @@ def _annotations(path):
 # %% ../../nbs/data/04_images.ipynb #0a29dbad
 @register('tiny-imagenet')
 def tiny_imagenet_source(
-    root=None,    # the folder tiny-imagenet-200
-    size='own',   # pixels to decode to; 'own': as they are; None: the files are only listed
-    valid=.05,    # share, or number, of training images for 'valid'
+    root:str|os.PathLike|None=None, # the folder tiny-imagenet-200
+    size:int|list|str|None='own', # pixels to decode to; 'own': as they are; None: the files are only listed
+    valid:float=.05, # share, or number, of training images for 'valid'
     seed:int=0,   # decides which
-    target:str='superclass', # name of a level
-    cache=None,   # folder for decoded images; None: $GRANULARITY_CACHE, or ~/.cache/granularity_nb
+    target:str|dict|LabelMap|None='superclass', # name of a level, or leaf → class; None for the coarsest level
+    cache:str|os.PathLike|None=None, # folder for decoded images; None: $GRANULARITY_CACHE, or ~/.cache/granularity_nb
     strict:bool=False, # whether an image that cannot be used is an error
 )->Source:
     "Tiny-ImageNet; 'valid' is drawn from the training images, 'test' is the official validation set."
@@ -376,7 +590,7 @@ def tiny_imagenet_source(
     bad = lambda wrong: _layout(name, root, wrong, _tiny_layout, near=lambda o: (o/'wnids.txt').is_file())
     for o in ('wnids.txt','train','val'):
         if not (root/o).exists(): raise bad(f'there is no {o}')
-    files,wnids = Files.find(root, ('train','val'), _cache(cache)),(root/'wnids.txt').read_text().split()
+    files,wnids = _find(name, root, ('train','val'), cache, strict),(root/'wnids.txt').read_text().split()
     truth,flat = root/'val'/'val_annotations.txt',any(o in ('val','val/images') for o in files.folders)
     if flat and not truth.is_file(): raise bad('there is no val/val_annotations.txt')
     truth = _annotations(truth) if flat else {}
@@ -419,7 +633,7 @@ _1k_layout = ('train/<wnid>/*.JPEG, and val/<wnid>/*.JPEG or val/*.JPEG with LOC
 def _find_truth(root, base, truth):
     "The file with the labels of the flat validation images."
     if truth is not None:
-        file = Path(truth) if os.path.isabs(truth) else root/truth
+        file = root/os.path.expanduser(truth)
         if file.is_file() and file.name in _truths: return file
         raise SourceError(f"imagenet1k: truth={str(truth)!r} must be a file called {' or '.join(_truths)}")
     folders = [o/p for o in (root, base) for p in ('', 'val', 'devkit/data', 'ILSVRC2012_devkit_t12/data', 'data')]
@@ -428,13 +642,13 @@ def _find_truth(root, base, truth):
 # %% ../../nbs/data/04_images.ipynb #5fc1245c
 @register('imagenet1k')
 def imagenet1k_source(
-    root=None,    # the folder with train and val, or Kaggle's with ILSVRC
-    size=None,    # pixels to decode to; None: the files are only listed
-    valid=.02,    # share, or number, of training images for 'valid'
+    root:str|os.PathLike|None=None, # the folder with train and val, or Kaggle's with ILSVRC
+    size:int|list|None=None, # pixels to decode to; None: the files are only listed
+    valid:float=.02, # share, or number, of training images for 'valid'
     seed:int=0,   # decides which
-    target:str='leaf', # name of a level, such as 'superclass'
-    truth=None,   # file with the labels of flat validation images, if it is not found
-    cache=None,   # folder for decoded images; None: as in `folder`
+    target:str|dict|LabelMap|None='leaf', # name of a level, such as 'superclass', or leaf → class
+    truth:str|os.PathLike|None=None, # file with the labels of flat validation images, if it is not found
+    cache:str|os.PathLike|None=None, # folder for decoded images; None: as in `folder`
     strict:bool=False, # whether an image that cannot be used is an error
 )->Source:
     "ImageNet (ILSVRC 2012); 'valid' is drawn from the training images, 'test' is the official validation set."
@@ -442,7 +656,7 @@ def imagenet1k_source(
     base = root/'ILSVRC'/'Data'/'CLS-LOC' if (root/'ILSVRC').is_dir() else root
     for o in ('train','val'):
         if not (base/o).is_dir(): raise _layout(name, root, f'there is no folder {o}', _1k_layout, near=lambda o: (o/'train').is_dir() and (o/'val').is_dir())
-    files = Files.find(base, ('train','val'), _cache(cache))
+    files = _find(name, base, ('train','val'), cache, strict)
     wnids = _wnids_of(name, base, files.folders, 1, _1k_layout)
     flat,file = any(o == 'val' for o in files.folders),_find_truth(root, base, truth)
     if flat and file is None: raise _layout(name, root, 'the images in val have no labels', _1k_layout)
@@ -469,20 +683,22 @@ _21k_layout = '<wnid>/*.JPEG; or train/<wnid>/*.JPEG and val/<wnid>/*.JPEG (imag
 
 @register('imagenet21k')
 def imagenet21k_source(
-    root=None,    # the folder with a folder for each wnid, or with train and val
-    size=None,    # pixels to decode to; None: the files are only listed
-    valid=.01,    # share, or number, of training images for 'valid'
-    test=.01,     # share, or number, of training images for 'test', if there is no folder val
+    root:str|os.PathLike|None=None, # the folder with a folder for each wnid, or with train and val
+    size:int|list|None=None, # pixels to decode to; None: the files are only listed
+    valid:float=.01, # share, or number, of training images for 'valid'
+    test:float=.01, # share, or number, of training images for 'test', if there is no folder val
     seed:int=0,   # decides which
-    target:str='superclass', # name of a level
-    cache=None,   # folder for decoded images; None: as in `folder`
+    target:str|dict|LabelMap|None='superclass', # name of a level, or leaf → class; None for the coarsest level
+    cache:str|os.PathLike|None=None, # folder for decoded images; None: as in `folder`
     strict:bool=False, # whether an image that cannot be used is an error
 )->Source:
     "ImageNet-21k, whole, in the release of winter 2021, or processed (21k-P)."
     name,root = 'imagenet21k',_root('imagenet21k', root, 'a folder for each wnid')
     kw = dict(target=target, shares=dict(valid=valid, test=test), what=dict(size=size, valid=valid, test=test, seed=seed, target=target), where=_where(root, cache, strict))
     train,val = (next((o for o in (k, f'imagenet21k_{k}') if (root/o).is_dir()), None) for k in ('train','val'))
-    files = Files.find(root, [train, val] if train and val else [train or ''], _cache(cache))
+    ignored = [o for o in next(os.walk(root))[1] if split_of(o) and o not in (train, val)] if train else []
+    if ignored: warnings.warn(f"{name}: {', '.join(map(repr, ignored))} in {root} is not read; call the folder of validation images val", SourceWarning, stacklevel=3)
+    files = _find(name, root, [train, val] if train and val else [train or ''], cache, strict)
     if not len(files): raise _layout(name, root, 'there are no images', _21k_layout)
     wnids = _wnids_of(name, root, files.folders, 1 if train else 0, _21k_layout)
     if '' in wnids: raise _layout(name, root, 'images lie in no folder of a wnid', _21k_layout)
@@ -499,20 +715,20 @@ def _download_inat(root, version):
 
 @register('inat21')
 def inat21_source(
-    root=None,    # the folder with 2021_train_mini and 2021_valid
+    root:str|os.PathLike|None=None, # the folder with 2021_train_mini and 2021_valid
     version:str='train_mini', # or 'train'
-    size=None,    # pixels to decode to; None: the files are only listed
-    valid=.05,    # share, or number, of training images for 'valid'
+    size:int|list|None=None, # pixels to decode to; None: the files are only listed
+    valid:float=.05, # share, or number, of training images for 'valid'
     seed:int=0,   # decides which
-    target:str='supercategory', # name of a level
+    target:str|dict|LabelMap|None='supercategory', # name of a level, or leaf → class; None for the coarsest level
     download:bool=False, # whether torchvision fetches what is missing
-    cache=None,   # folder for decoded images; None: as in `folder`
+    cache:str|os.PathLike|None=None, # folder for decoded images; None: as in `folder`
     strict:bool=False, # whether an image that cannot be used is an error
 )->Source:
     "iNaturalist 2021; 'valid' is drawn from the training images, 'test' is the official validation set."
     name = 'inat21'
     if version not in ('train','train_mini'): raise SourceError(f"inat21: version must be 'train_mini' or 'train', not {version!r}")
-    if download and root is not None: os.makedirs(root, exist_ok=True)
+    if download and root is not None: os.makedirs(os.path.expanduser(root), exist_ok=True)
     root = _root(name, root, '2021_train_mini and 2021_valid')
     options = {'train': (f'2021_{version}', version), 'test': ('2021_valid', 'valid', 'val')}
     top = {k: next((o for o in names if (root/o).is_dir()), None) for k,names in options.items()}
@@ -520,7 +736,7 @@ def inat21_source(
         if not download: raise _layout(name, root, f'there is no {options[k][0]}, and download=True was not given', _inat_layout, near=lambda o: any((o/p).is_dir() for p in options[k]))
         _download_inat(root, options[k][0])
         top[k] = options[k][0]
-    files = Files.find(root, [*top.values()], _cache(cache))
+    files = _find(name, root, [*top.values()], cache, strict)
     return _inat(name, root, files, top, target, dict(valid=valid), dict(version=version, size=size, valid=valid, seed=seed, target=target), _where(root, cache, strict))
 
 # %% ../../nbs/data/04_images.ipynb #02b21b57
@@ -538,15 +754,15 @@ _cifar_layout = 'cifar-100-python/{train, test, meta}'
 
 @register('cifar100')
 def cifar100_source(
-    root=None,    # the folder with cifar-100-python
-    valid=.05,    # share, or number, of training images for 'valid'
+    root:str|os.PathLike|None=None, # the folder with cifar-100-python
+    valid:float=.05, # share, or number, of training images for 'valid'
     seed:int=0,   # decides which
-    target:str='superclass', # or 'class'
+    target:str|dict|LabelMap|None='superclass', # or 'class', or leaf → class
     download:bool=False, # whether torchvision fetches it (169 MB)
 )->Source:
     "CIFAR-100 by torchvision; 'valid' is drawn from the training images, 'test' is the official test set."
     from torchvision.datasets import CIFAR100
-    if download and root is not None: os.makedirs(root, exist_ok=True)
+    if download and root is not None: os.makedirs(os.path.expanduser(root), exist_ok=True)
     name,root = 'cifar100',_root('cifar100', root, 'cifar-100-python')
     try: data = {k: CIFAR100(str(root), train=k == 'train', download=download) for k in ('train','test')}
     except (RuntimeError, OSError) as e:
@@ -554,26 +770,36 @@ def cifar100_source(
         raise _layout(name, root, f"there is no complete CIFAR-100 ({str(e).split('.')[0]}), and download=True was not given" if not download else f'the download failed ({e})', _cifar_layout, near) from None
     h,superclass,labels = cifar100(data['train'])
     levels = {'class': h.level(0), 'superclass': superclass}
-    target_map = _pick(f'level of {name!r}', target, levels)
+    target_map = _target_map(name, target, h, levels)
     whole = {k: Split.from_dataset(o, labels) for k,o in data.items()}
     rows = carve(whole['train'].leaf, dict(valid=valid), seed, target_map.codes)
     splits = {k: whole['train'].take(o) for k,o in rows.items()} | dict(test=whole['test'])
-    return Source(name, h, splits, target_map, levels, dict(valid=valid, seed=seed, target=target), dict(root=str(root)))
+    return Source(name, h, splits, target_map, levels, dict(valid=valid, seed=seed, target=_plain_target(target)), dict(root=str(root)))
 
 # %% ../../nbs/data/04_images.ipynb #a7dd8cf1
 def from_datasets(
     name:str,      # what the source is called
-    datasets:dict, # split ('train', 'valid', 'test', …) → map-style dataset of (image, class number)
+    datasets:dict, # split ('train', 'valid', 'test', …) → map-style dataset of (image, class number or name)
     hierarchy:Hierarchy, # over the class names
-    classes=None,  # the class names in the order of their numbers; None: the first dataset's `classes`
+    classes=None,  # the class names in the order of their numbers; or split → those; None: each dataset's own, or the first's where it has none
     target=None,   # `LabelMap` of the hierarchy's leaves; None for its coarsest level
     levels=None,   # name → `LabelMap`; None for those of a tree
     **kw,          # further arguments of `Source`, such as `args`
 )->Source:
-    "A source from torch datasets that share one numbering of classes."
-    first = next(iter(datasets.values()))
-    classes = classes or getattr(first, 'classes', None)
-    if classes is None: raise SourceError(f'{name}: the dataset has no classes; pass classes=[…], the names in the order of their numbers')
-    labels = LabelMap(classes, hierarchy.leaves, hierarchy.codes(classes))
+    "A source from torch datasets, each with its own numbering of classes."
+    if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
+    classes = classes if isinstance(classes, dict) else dict.fromkeys(datasets, classes)
+    first,splits = _own_names(_behind(next(iter(datasets.values())))[0][0]),{}
+    for k,o in datasets.items():
+        try: names,images = _class_names(o, partial(_numbering, k, first, classes.get(k)))
+        except SourceError as e: raise SourceError(f'{name}, {k!r}: {e}') from e.__cause__
+        splits[k] = Split(images, hierarchy.codes(names))
     levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
-    return Source(name, hierarchy, {k: Split.from_dataset(o, labels) for k,o in datasets.items()}, target or [*levels.values()][-1], levels, **kw)
+    return Source(name, hierarchy, splits, target or [*levels.values()][-1], levels, **kw)
+
+def _numbering(split, first, given, dataset):
+    "Class number → name of a dataset, or what to raise if a number comes up."
+    own = _own_names(dataset)
+    if given is not None: return _given_names(dict(enumerate(given)), dataset)
+    if own is None or own == first or not _transformed(dataset): return own or first
+    return SourceError(f"its numbers come out of a target_transform, so they may count its own {len(own)} classes or those of another split: say which with classes={{{split!r}: […]}}")

@@ -7,14 +7,17 @@ __all__ = ['SourceError', 'Rows', 'Files', 'Split', 'Source', 'register', 'sourc
            'identity_args', 'stratified_order']
 
 # %% ../../nbs/data/01_source.ipynb #a165bb58
-import difflib, hashlib, importlib, inspect, json, operator, os
+import difflib, hashlib, importlib, inspect, json, operator, os, sys, types, typing
 import numpy as np
-from functools import cached_property, partial, wraps
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cached_property, lru_cache, partial, wraps
+from numbers import Integral, Real
 from fastcore.basics import patch
 from pathlib import Path
 from .store import ImageError, pixels, read_regular
 from ..labels.hierarchy import Hierarchy, LabelMap
-from ..labels.reading import image_types
+from ..labels.reading import image_types, texts
 from ..text import in_plot
 
 # %% ../../nbs/data/01_source.ipynb #3d6932c4
@@ -53,7 +56,7 @@ class Files:
         name,    # name of each file within its folder: str, or bytes in the file system's encoding
         size=None, # bytes of each file; None: looked up when they are needed
     ):
-        self.unread = () # of each folder in which `find` saw only files that are no images, one such file
+        self.unread = dict(files={}, folders=[]) # what `find` saw and left out: ending → number of files and one of them; folders without images
         self.root,self.folders = os.fspath(root),list(folders)
         self.folder,self._size = np.asarray(folder, np.int32),None if size is None else np.asarray(size, np.int64)
         self.name = name if getattr(name, 'dtype', None) is not None and name.dtype.kind=='S' else np.array([os.fsencode(o) for o in name], dtype='S')
@@ -108,8 +111,8 @@ def _hash(self:Files):
 
 # %% ../../nbs/data/01_source.ipynb #26ea812e
 def _walk(root, part, seen, unread):
-    "(folder, names) for `part` of `root` and every folder below that holds images, in alphabetical order; a file of each last folder that has only others goes to `unread`."
-    here,names,below,other = os.path.join(root, part) if part else root,[],[],None
+    "(folder, names) for `part` of `root` and every folder below that holds images, in alphabetical order; what is left out goes to `unread`. Whether there are any."
+    here,names,below,empty = os.path.join(root, part) if part else root,[],[],len(unread['folders'])
     real = os.path.realpath(here)
     if real in seen: raise SourceError(f'{here} is the same folder as {seen[real]}: remove the link that leads there twice')
     seen[real] = here
@@ -117,12 +120,22 @@ def _walk(root, part, seen, unread):
     except OSError as e: raise SourceError(f'{here} cannot be read ({e.strerror}): change who may, or move it away') from None
     for o in entries:
         if o.name.startswith('.'): continue
-        if _is_folder(o): below.append(f'{part}/{o.name}' if part else o.name)
+        path = f'{part}/{o.name}' if part else o.name
+        if _is_folder(o): below.append(path)
         elif o.name.lower().endswith(image_types): names.append(os.fsencode(o.name))
-        else: other = f'{part}/{o.name}' if part else o.name
+        elif (kind := _other(o.name)) is not None: unread['files'][kind] = [unread['files'].get(kind, [0])[0]+1, path]
     if names: yield part,np.array(names, dtype='S')
-    elif other and not below: unread.append(other)
-    for o in below: yield from _walk(root, o, seen, unread)
+    found = bool(names)
+    for o in below: found = (yield from _walk(root, o, seen, unread)) or found
+    if not found: unread['folders'][empty:] = [part] # the topmost stands for all below
+    return found
+
+_aside = frozenset('.txt .csv .tsv .json .jsonl .xml .yaml .yml .md .rst .html .htm .log .ini .cfg .db .parquet .mat .py .ipynb .sh .url .lnk'.split()) # what lies beside images
+
+def _other(name):
+    "The ending of a file that could be an image, but is not read; None for what usually lies beside images."
+    stem,ending = os.path.splitext(name.lower())
+    return None if ending in _aside or not ending and name.isupper() else ending or 'no ending'
 
 def _is_folder(entry):
     try: return entry.is_dir()
@@ -140,12 +153,13 @@ def find(cls:Files,
         if not os.path.isdir(os.path.join(root, o)): raise SourceError(f'{os.path.join(root, o)} is not a folder')
     old = None if cache is None else _kept(root, parts, cache)
     if old is not None: return old
-    seen,found,unread = {},[],[]
+    seen,found,unread = {},[],dict(files={}, folders=[])
     for o in parts: found += _walk(os.fspath(root), o, seen, unread)
     folders,names = zip(*found) if found else ((), (np.zeros(0, 'S1'),))
     files = cls(root, folders, np.repeat(np.arange(len(folders)), [len(o) for o in names[:len(folders)]]), np.concatenate(names))
     files.unread = unread
-    if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}), unread=json.dumps(unread))
+    with suppress(OSError): # a cache that cannot be written to costs time, no more
+        if cache is not None and len(files) >= _many: files.save(_list_path(root, parts, cache), times=json.dumps({o: os.stat(o).st_mtime_ns for o in seen.values()}), unread=json.dumps(unread))
     return files
 
 # %% ../../nbs/data/01_source.ipynb #384879c8
@@ -197,6 +211,7 @@ def _kept(root, parts, cache):
         files = Files.load(path, root)
         files._size = None # earlier versions kept them
         files.unread = json.loads(about[b'unread'])
+        if not isinstance(files.unread, dict): return None # of an earlier version
         return files
     except (OSError, ValueError, KeyError): return None # not there, damaged or of an earlier version, or a folder has gone
 
@@ -209,6 +224,7 @@ def _as_files(images):
     except ValueError: raise SourceError(f'paths on different drives ({folders[0]}, {folders[-1]}): make a split of each') from None
     number = {o:i for i,o in enumerate(folders)}
     try: size = [os.path.getsize(o) for o in paths]
+    except ValueError: raise SourceError('a path holds a zero byte, which no file name can') from None
     except OSError as e: raise SourceError(f'{e.filename} cannot be read ({e.strerror}): correct the path, or leave it out') from None
     part = lambda o: '' if o==root else os.path.relpath(o, root).replace(os.sep, '/')
     return Files(root, [part(o) for o in folders], [number[os.path.dirname(o)] for o in paths], [os.path.basename(o) for o in paths], size)
@@ -266,7 +282,7 @@ class Split:
         n = np.stack([np.bincount(x[...,c].ravel(), minlength=256) for c in range(x.shape[-1])])/max(1, x[...,0].size)
         v = np.arange(256)/255
         mean = n@v
-        return mean.tolist(), np.sqrt(n@v**2-mean**2).tolist()
+        return mean.tolist(), np.sqrt(np.maximum(n@v**2-mean**2, 0)).tolist()
 
     def __repr__(self):
         size = 'x'.join(map(str, self.images.shape[1:])) if 'images' in vars(self) else 'not made yet' if self.has_pixels else 'files'
@@ -341,25 +357,112 @@ def _read_dataset(dataset):
     return np.stack(x)
 
 # %% ../../nbs/data/01_source.ipynb #19665c93
-def _targets(dataset):
-    "The class number of each image, from the dataset's `targets` or `labels`, or else by reading all."
-    y = next((getattr(dataset, o) for o in ('targets','labels') if hasattr(dataset, o)), None)
-    return np.array([dataset[i][1] for i in range(len(dataset))] if y is None else y)
+def _behind(dataset):
+    "The datasets that torch's own `Subset` and `ConcatDataset` are made of; of each item, which of them it is from, and where it is there."
+    if not all(hasattr(dataset, o) for o in ('__len__','__getitem__')): raise SourceError(f'{type(dataset).__name__} is no map-style dataset, which has a length and dataset[i]')
+    of_torch,n = sys.modules.get('torch.utils.data'),len(dataset)
+    if of_torch and type(dataset) is of_torch.Subset:
+        base,of,at = _behind(dataset.dataset)
+        rows = np.asarray(dataset.indices, np.int64)
+        return base, of[rows], at[rows]
+    if of_torch and type(dataset) is of_torch.ConcatDataset:
+        base,of,at = zip(*map(_behind, dataset.datasets))
+        first = np.cumsum([0, *map(len, base)])
+        return sum(base, []), np.concatenate([o+k for o,k in zip(of, first)]), np.concatenate(at)
+    return [dataset], np.zeros(n, np.int64), np.arange(n)
+
+def _known_labels(dataset):
+    "What some `__getitem__`s of torchvision give as labels, without reading an image; None for any other dataset."
+    tv,get = sys.modules.get('torchvision.datasets'),type(dataset).__getitem__
+    if tv is None: return None
+    if get is tv.DatasetFolder.__getitem__: y = [o[1] for o in dataset.samples]
+    elif get in (tv.CIFAR10.__getitem__, tv.MNIST.__getitem__): y = [int(o) for o in dataset.targets]
+    else: return None
+    return y if dataset.target_transform is None else [dataset.target_transform(o) for o in y]
+
+def _pair(item):
+    "Image and label of an item: the first two of a tuple, or Hugging Face's 'image' and 'label'."
+    if isinstance(item, (tuple,list)) and len(item) > 1: return item[0],item[1]
+    image = next((item[o] for o in ('image','img') if o in item), None) if isinstance(item, Mapping) else None
+    if image is not None and 'label' in item: return image,item['label']
+    raise SourceError('an item of a dataset is a pair of an image and its label, or a dict of both as \'image\' and \'label\', not '
+                      + (f"a dict of {', '.join(map(repr, item))}" if isinstance(item, Mapping) else f'{type(item).__name__}'))
+
+def _label(y, i):
+    "The label of image `i`: its class number, or its class name."
+    if isinstance(y, str): return str.__str__(y)
+    try: a = np.asarray(y).reshape(-1)
+    except (TypeError, ValueError, RuntimeError): a = ()
+    if len(a) == 1 and a.dtype.kind in 'iubU': return str(a[0]) if a.dtype.kind == 'U' else int(a[0])
+    raise SourceError(f'the label of image {i} of the dataset is {y!r}: class numbers or class names are needed, one an image')
+
+# %% ../../nbs/data/01_source.ipynb #addc820c
+def _own_names(dataset):
+    "Class number → name, as a dataset itself says; None if it does not."
+    names,number,features = (getattr(dataset, o, None) for o in ('classes','class_to_idx','features'))
+    if names is None and isinstance(features, Mapping): names = getattr(features.get('label'), 'names', None) # of Hugging Face
+    if isinstance(number, Mapping) and len(set(number.values())) == len(number) and (names is None or set(number) == set(names)): return {i:o for o,i in number.items()}
+    return dict(enumerate(names)) if isinstance(names, (list,tuple,np.ndarray)) and len(names) else None
+
+def _transformed(dataset): return getattr(dataset, 'target_transform', None) is not None
+
+def _given_names(given, dataset):
+    "`given` (class number → name), unless the dataset contradicts it."
+    number = {o:i for i,o in given.items()}
+    odd = next(((o, i) for i,o in (_own_names(dataset) or {}).items() if number.get(o, i) != i), None)
+    if odd and not _transformed(dataset): raise SourceError(f'class {odd[0]!r} has the number {odd[1]} in the dataset, but {number[odd[0]]} in the classes given: give them in the order of its own numbers')
+    return given
+
+def _raw(dataset):
+    "All images, if a dataset keeps them as one array and does nothing to them; they have a digest, unlike those that a function makes."
+    x = getattr(dataset, 'data', None)
+    return x if isinstance(x, np.ndarray) and x.dtype == np.uint8 and len(x) == len(dataset) and not getattr(dataset, 'transforms', None) else None
+
+def _class_names(dataset,
+                 names): # function: one of the datasets behind it → class number → name, or None
+    "The class name of each image, and the images as an array or a function."
+    base,of,at = _behind(dataset)
+    if not len(of): raise SourceError('the dataset is empty: leave it out')
+    known = {b: _known_labels(base[b]) for b in np.unique(of).tolist()}
+    number = {b: names(base[b]) for b in known}
+    name = lambda i,y: _named(_label(y, i), number[of[i]], i)
+    raw,later = _raw(dataset),partial(_read_dataset, dataset)
+    if all(o is not None for o in known.values()): return [name(i, known[b][k]) for i,(b,k) in enumerate(zip(of.tolist(), at.tolist()))], later if raw is None else raw
+    out,images = [],[]
+    for i in range(len(of)):
+        x,y = _pair(_item(dataset, i))
+        out.append(name(i, y))
+        images.append((_pixels(x, i), y))
+    images = _read_dataset(images)
+    return out, partial(np.asarray, images) if raw is None else images
+
+def _named(y, names, i):
+    "The name of a class that is given by its number, or by its name."
+    if isinstance(y, str): return y
+    if names is None: raise SourceError(f'image {i} has the class number {y}, but the dataset has no classes; pass classes=[…], the names in the order of their numbers')
+    if isinstance(names, Exception): raise names
+    if y not in names: raise SourceError(f'image {i} of the dataset has the class number {y}, but only class numbers {min(names)} … {max(names)} have names')
+    return texts([names[y]], 'classes')[0]
 
 @patch(cls_method=True)
 def from_dataset(cls:Split,
-    dataset,         # map-style: `len`, and `dataset[i]` is (image, class number)
+    dataset,         # map-style: `len`, and `dataset[i]` is (image, class number or name)
     labels:LabelMap, # the dataset's class names, in the order of their numbers, → leaves
 )->Split:
-    "The images of a torch `Dataset`; they are read when first asked for."
-    y = _targets(dataset)
-    if y.ndim != 1 or y.dtype.kind not in 'iu' or (y.size and not 0 <= y.min() <= y.max() < len(labels)):
-        raise SourceError(f'the class numbers of a dataset must be whole numbers in 0 … {len(labels)-1}, one an image, not {y.dtype} {y.shape}' + (f' in {y.min()} … {y.max()}' if y.size and y.dtype.kind in 'iu' else ''))
-    raw = getattr(dataset, 'data', None)
-    if isinstance(raw, np.ndarray) and raw.dtype == np.uint8 and len(raw) == len(y) and not getattr(dataset, 'transforms', None): return cls(raw, labels.encode(y))
-    return cls(partial(_read_dataset, dataset), labels.encode(y))
+    "The images of a torch `Dataset`, each with the leaf of its label."
+    names,images = _class_names(dataset, partial(_given_names, dict(enumerate(labels.leaves))))
+    number = {o:i for i,o in enumerate(labels.leaves)}
+    bad = next((i for i,o in enumerate(names) if o not in number), None)
+    if bad is not None: raise SourceError(f'image {bad} of the dataset has the label {names[bad]!r}, which is none of the {len(number)} class names: {", ".join(map(repr, labels.leaves[:5]))}')
+    return cls(images, labels.encode(np.array([number[o] for o in names])))
 
 # %% ../../nbs/data/01_source.ipynb #0a45832a
+def _texts(what, names):
+    "Names as Python's own strings, which numpy's are not."
+    odd = [o for o in names if not isinstance(o, str) or not o.strip()]
+    if odd: raise SourceError(f'{what} of a data set must be text, not {odd[0]!r}')
+    return list(map(str.__str__, names))
+
 def _plain(name, args):
     "`args` as they will come back from a JSON file."
     try: return json.loads(json.dumps(args))
@@ -379,8 +482,11 @@ class Source:
         title=str,            # function: name of a leaf or class → how pictures should call it
         unit:str|None=None,   # name of the level whose classes random groups move as a whole; None: single leaves
     ):
-        self.name,self.hierarchy,self.splits,self.target = name,hierarchy,dict(splits),target
-        self.levels,self.args,self.where,self.title,self.unit = dict(levels or {}),_plain(name, args or {}),_plain(name, where or {}),title,unit
+        name, = _texts('the name', [name])
+        self.name,self.hierarchy,self.splits,self.target = name,hierarchy,dict(zip(_texts('the name of a split', splits), splits.values())),target
+        levels = dict(levels or {})
+        levels = dict(zip(_texts('the name of a level', levels), levels.values()))
+        self.levels,self.args,self.where,self.title,self.unit = levels,_plain(name, args or {}),_plain(name, where or {}),title,unit
         if unit is not None: self.level(unit)
         for what,m in [('target', target), *self.levels.items()]:
             if m.leaves != hierarchy.leaves: raise SourceError(f'{what!r} of {name!r} is a map of other leaves than the '
@@ -417,6 +523,11 @@ def level(self:Source,
     "The level called `name`."
     return _pick(f'level of {self.name!r}', name, self.levels)
 
+def _as_map(source, level):
+    "A label map, given itself, by the name of a level, or as 'target'."
+    if isinstance(level, LabelMap): return level
+    return source.target if level == 'target' and level not in source.levels else source.level(level)
+
 # %% ../../nbs/data/01_source.ipynb #b2dc37f4
 @patch
 def ids(self:Source,
@@ -439,10 +550,10 @@ def leaf_map(self:Source,
 @patch
 def target_for(self:Source,
     label_map:LabelMap,        # over the leaf labels, or over the images of 'train' as `leaf_map` names them
-    target:LabelMap|None=None, # over the leaf labels; the source's own if None
+    target=None,               # over the leaf labels, or the name of a level; the source's own if None
 )->LabelMap:                   # over the leaves of `label_map`
     "`target` over the same leaves as `label_map`, which may speak of training images instead of leaf labels."
-    target = self.target if target is None else target
+    target = self.target if target is None else _as_map(self, target)
     if label_map.leaves == target.leaves: return target
     images = self.leaf_map('train')
     if label_map.leaves != images.leaves: raise SourceError(f'label map {label_map.name!r} speaks neither of the {len(target)} leaf labels of {self.name!r} nor of its '
@@ -478,6 +589,48 @@ def source_names()->list: # names, in alphabetical order
     "The data sets that `Source.open` knows."
     return sorted({*_built_in, *_makers})
 
+# %% ../../nbs/data/01_source.ipynb #a1bd3514
+_words = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list', dict: 'an object (a dict)', os.PathLike: 'a path', type(None): 'None'}
+
+def _wanted(t):
+    "An annotation in words."
+    o,args = typing.get_origin(t),typing.get_args(t)
+    if o in (typing.Union, types.UnionType): return ' or '.join(filter(None, (', '.join(map(_wanted, args[:-1])), _wanted(args[-1]))))
+    if o is list: return f"a list of {_wanted(args[0]).removeprefix('a ')}s"
+    return _words.get(t, getattr(t, '__name__', str(t)))
+
+def _is(x, t):
+    "Whether `x` is what an annotation says; of annotations of other kinds this is never asked."
+    o,args = typing.get_origin(t),typing.get_args(t)
+    if o in (typing.Union, types.UnionType): return any(_is(x, a) for a in args)
+    if o is list: return isinstance(x, (list, tuple)) and all(_is(i, args[0]) for i in x)
+    if t in (int, float): return isinstance(x, Integral if t is int else Real) and not isinstance(x, bool)
+    return isinstance(x, (list, tuple) if t is list else t) if isinstance(t, type) else True
+
+@lru_cache(maxsize=None)
+def _comments(f):
+    "What stands beside the parameters of `f`."
+    from fastcore.docments import docments
+    try: return {k: (o or '').replace('\n', ' ') for k,o in docments(inspect.unwrap(f)).items()}
+    except (OSError, TypeError): return {} # made where no source can be read
+
+def _checked(what, f, args):
+    "`args` as `f` takes them; another name or type is refused."
+    sig = inspect.signature(f).parameters
+    takes = {k: p for k,p in sig.items() if k != 'self' and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+    if len(takes) == len([k for k in sig if k != 'self']):
+        for o in args: _pick(f'argument of {what}', o, takes)
+    lacks = [k for k,p in takes.items() if p.default is p.empty and k not in args]
+    if lacks: raise SourceError(f'{what} needs the argument {lacks[0]!r}')
+    try: of = typing.get_type_hints(f)
+    except (NameError, TypeError): of = {} # annotations that mean nothing here
+    args = {k: o.item() if isinstance(o, np.generic) else o for k,o in args.items()}
+    for k,o in args.items():
+        if k not in of or k not in takes or _is(o, of[k]) or o is None and takes[k].default is None: continue
+        quote = f"; a text that looks like a number needs quotes, as in {k}='{json.dumps(str(o))}'" if _is('', of[k]) and isinstance(o, (int, float)) and not isinstance(o, bool) else ''
+        raise SourceError(f"{what}: {k} must be {_wanted(of[k])}, not {o!r}"+(f' ({text})' if (text := _comments(f).get(k)) else '')+quote)
+    return args
+
 # %% ../../nbs/data/01_source.ipynb #1913784f
 _steps = 'subsample','long_tail','label_noise' # methods of `Source`
 
@@ -492,20 +645,11 @@ def source_arguments(
     "What the data set called `name` takes."
     return {k: p.default for k,p in inspect.signature(_maker(name)).parameters.items()}
 
-def _check_args(what, f, args):
-    "Refuse arguments that `f` does not take."
-    takes = inspect.signature(f).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in takes.values()): return
-    for o in args: _pick(f'argument of {what}', o, {k:0 for k in takes if k != 'self'})
-    lacks = [k for k,p in takes.items() if p.default is p.empty and k != 'self' and k not in args]
-    if lacks: raise SourceError(f'{what} needs the argument {lacks[0]!r}')
-
 def _take_step(source, step):
     "The source after one step, which is [name, arguments]."
     if not isinstance(step, (list,tuple)) or len(step) != 2 or not isinstance(step[1], dict): raise SourceError(f"a step is a name and its arguments, such as ['subsample', {{'n': 5000}}], not {step!r}")
     _pick('step', step[0], {o:0 for o in _steps})
-    _check_args(f'step {step[0]!r}', getattr(Source, step[0]), step[1])
-    return getattr(source, step[0])(**step[1])
+    return getattr(source, step[0])(**_checked(f'step {step[0]!r}', getattr(Source, step[0]), step[1]))
 
 # %% ../../nbs/data/01_source.ipynb #870e585e
 @patch
@@ -523,7 +667,8 @@ def open(cls:Source,
 )->Source:
     "The data set called `name`, made with `args`, after `steps`."
     maker = _maker(name)
-    _check_args(f'data set {name!r}', maker, args)
+    args = _checked(f'data set {name!r}', maker, args)
+    if not isinstance(steps, (list, tuple)): raise SourceError(f"steps must be a list, such as [['subsample', {{'n': 5000}}]], not {steps!r}")
     source = maker(**args)
     for o in steps: source = _take_step(source, o)
     return source.decoded()
@@ -538,11 +683,6 @@ def identity_args(
     return {k: o for k,o in args.items() if k not in _place_args}
 
 # %% ../../nbs/data/01_source.ipynb #719246e3
-def _as_map(source, level):
-    "A label map, given itself, by the name of a level, or as 'target'."
-    if isinstance(level, LabelMap): return level
-    return source.target if level == 'target' and level not in source.levels else source.level(level)
-
 @patch
 def counts(self:Source,
     level,        # a name in `source.levels`, 'target', or a `LabelMap` of the leaves

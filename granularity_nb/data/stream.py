@@ -6,13 +6,14 @@
 __all__ = ['FileImages', 'stream', 'TarFiles']
 
 # %% ../../nbs/data/06_stream.ipynb #ccfb81e1
-import copy, hashlib, json, os, tarfile
+import copy, hashlib, json, os, tarfile, warnings
 import numpy as np
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from .source import Source, Split, _column
-from .store import MAX_BYTES, Decode, ImageError, StoreError, open_regular, read_at, _csv
+from .store import Decode, ImageError, StoreError, check_size, open_regular, read_at, _csv
 from ..files import whole_file
 from ..labels.reading import image_types
 
@@ -29,6 +30,7 @@ class FileImages:
                  strict:bool=False, # such an image is an error
                  max_pixels:int=None, # larger images are not decoded; `store.MAX_PIXELS` if None
                  max_bytes:int=None): # larger files are not read; `store.MAX_BYTES` if None
+        if bad is not None and not os.path.isdir(os.path.dirname(os.path.abspath(bad))): raise StoreError(f'bad images cannot be listed in {bad}: there is no such folder')
         self.files,self.decode,self.bad,self.strict,self._known = files,Decode(size, mode, fit, max_pixels, max_bytes),bad,strict,{}
 
     def __len__(self): return len(self.files)
@@ -126,6 +128,7 @@ class TarFiles:
                  name,    # name of each member, bytes
                  offset,  # where each member's bytes begin; -1 for a name without bytes of its own, such as a link to nowhere
                  size):   # how many there are
+        self.unread = {} # endings of members that `find` did not take for images → how many
         self.root,self.tars,self.tar,self.name = os.fspath(root),list(tars),np.asarray(tar, np.int32),np.asarray(name, dtype='S')
         self.offset,self.size,self._fds,self._pid = np.asarray(offset, np.int64),np.asarray(size, np.int64),{},None
 
@@ -165,9 +168,9 @@ def read(self:TarFiles,
     max_bytes=None, # larger ones are not read; `store.MAX_BYTES` if None
 )->bytes:
     "The bytes of one member."
-    t,at,n,most = int(self.tar[i]),int(self.offset[i]),int(self.size[i]),MAX_BYTES if max_bytes is None else max_bytes
+    t,at,n = int(self.tar[i]),int(self.offset[i]),int(self.size[i])
     if at < 0: raise ImageError('missing', 'no file, nor a link to one that the archive holds', self[i])
-    if n > most: raise ImageError('too large', f'{n:,} bytes, more than the {most:,} allowed (max_bytes)', self[i])
+    check_size(n, max_bytes, self[i])
     try: data = read_at(self._open(t), n, at)
     except OSError as e: raise ImageError('unreadable', e.strerror or type(e).__name__, self[i]) from None
     if len(data) != n: raise ImageError('truncated', f'{self.tars[t]} ends before its member does', self[i])
@@ -175,6 +178,7 @@ def read(self:TarFiles,
 
 # %% ../../nbs/data/06_stream.ipynb #dfdb55fa
 _block = 512 # bytes: a tar archive is made of such blocks
+_compressed = '.tar.gz', '.tgz', '.tar.bz2', '.tbz2', '.tar.xz', '.txz', '.tar.zst'
 
 def _check_end(path, f, at, size):
     "Refuse an archive in which no member begins at `at`, but which does not end there either."
@@ -196,12 +200,10 @@ def _checked(path, m, size):
     if m.issparse(): raise StoreError(f'{path}: member {m.name!r} at byte {m.offset:,} is stored with holes; pack the archive again without --sparse')
     return m
 
-def _is_image(name):
-    "Whether an image is called so; hidden files are none, as in folders."
-    return name.lower().endswith(image_types) and not any(o.startswith('.') and o not in ('.','..') for o in name.split('/'))
+def _is_hidden(name): return any(o.startswith('.') and o not in ('.','..') for o in name.split('/'))
 
 def _members(path):
-    "(name, offset, size) of the images in one archive; of two members of one name the last counts, as when unpacked."
+    "(name, offset, size) of the images in one archive, and how many of its other files end how; of two members of one name the last counts, as when unpacked."
     size,t,at = os.path.getsize(path),None,{}
     with open(path, 'rb') as f:
         try:
@@ -212,7 +214,9 @@ def _members(path):
             if t is None: raise StoreError(f'{path} is not an uncompressed tar archive, or damaged at byte 0 ({e}): unpack .gz and the like first') from None
             raise StoreError(f'{path} is damaged or cut off behind byte {t.offset:,} ({e}); copy it again') from None
         _check_end(path, f, t.offset, size)
-    return [(os.fsencode(m.name), *_place(m, at)) for m in at.values() if _is_image(m.name) and not m.isdir()]
+    files = [m for m in at.values() if not m.isdir() and not _is_hidden(m.name)]
+    other = Counter(os.path.splitext(m.name)[1].lower() or 'none' for m in files if not m.name.lower().endswith(image_types))
+    return [(os.fsencode(m.name), *_place(m, at)) for m in files if m.name.lower().endswith(image_types)], other
 
 def _stamp(path):
     "What tells an archive from a changed one, without reading it."
@@ -231,12 +235,20 @@ def find(cls:TarFiles,
     if bad is not None: raise StoreError(f'{os.path.join(root, bad)} is no regular file')
     stamp = json.dumps(['2', *((t, *_stamp(os.path.join(root, t))) for t in tars)])
     found = cls._of_index(index, root, stamp) if index else None
-    if found is not None: return found
-    rows = [(k, *o) for k,t in enumerate(tars) for o in _members(os.path.join(root, t))]
-    if not rows: raise StoreError(f'the {len(tars)} .tar files below {root} hold no images')
-    new = cls(root, tars, *zip(*rows))
-    if index: new.save(index, stamp)
-    return new
+    if found is None:
+        parts = [_members(os.path.join(root, t)) for t in tars]
+        rows = [(k, *o) for k,(some,_) in enumerate(parts) for o in some]
+        if not rows: raise StoreError(f'the {len(tars)} .tar files below {root} hold no images')
+        found = cls(root, tars, *zip(*rows))
+        found.unread = dict(sum((o for _,o in parts), Counter()).most_common())
+        if index: found.save(index, stamp)
+    _say_left_out(root, found.unread)
+    return found
+
+def _say_left_out(root, unread):
+    if unread: warnings.warn(f"{sum(unread.values())} files in the archives below {root} are left out, since their names do not end like an image's: {', '.join(f'{k} ({n})' for k,n in [*unread.items()][:8])}", stacklevel=3)
+    packed = [p.name for p in Path(root).rglob('*') if p.name.lower().endswith(_compressed)]
+    if packed: warnings.warn(f"{len(packed)} compressed archives below {root} are left out, such as {packed[0]}: unpack them to .tar first", stacklevel=3)
 
 @patch(cls_method=True)
 def _of_index(cls:TarFiles, index, root, stamp):
@@ -253,7 +265,7 @@ def save(self:TarFiles,
     width = max(1, self.name.dtype.itemsize)
     name = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(self), [None, pa.py_buffer(np.ascontiguousarray(self.name))])
     t = pa.table(dict(tar=pa.array(self.tar), name=name, offset=pa.array(self.offset), size=pa.array(self.size)))
-    about = json.dumps(dict(tars=self.tars, stamp=hashlib.blake2b(stamp.encode(), digest_size=16).hexdigest()))
+    about = json.dumps(dict(tars=self.tars, unread=self.unread, stamp=hashlib.blake2b(stamp.encode(), digest_size=16).hexdigest()))
     with whole_file(path) as f: pq.write_table(t.replace_schema_metadata({'granularity_nb': about}), f, compression='lz4', use_dictionary=False)
 
 @patch(cls_method=True)
@@ -268,4 +280,6 @@ def load(cls:TarFiles,
     about = json.loads(s.metadata[b'granularity_nb'])
     if stamp is not None and about['stamp'] != hashlib.blake2b(stamp.encode(), digest_size=16).hexdigest(): return None
     kinds = dict(tar=np.int32, name=f"S{s.field('name').type.byte_width}", offset=np.int64, size=np.int64)
-    return cls(root, about['tars'], *(_column(path, k, o) for k,o in kinds.items()))
+    new = cls(root, about['tars'], *(_column(path, k, o) for k,o in kinds.items()))
+    new.unread = about.get('unread', {})
+    return new

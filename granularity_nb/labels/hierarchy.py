@@ -6,7 +6,7 @@
 __all__ = ['Hierarchy']
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #90c8572a
-import json, unicodedata, warnings
+import json, os, unicodedata, warnings
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from ..files import write_whole
 from .label_map import (LabelMap, HierarchyError, HierarchyWarning, patch_to, _Immutable, _check_format, _csr, _digest,
                                              _expand, _frozen, _ints, _leaf_codes, _lookup, _names, _similar, _strings, _unique_pairs)
-from .reading import column, image_folders, image_types, read_json, read_table
+from .reading import column, folder_splits, image_folders, image_types, read_json, read_table
 from ..text import in_plot
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #0f22d175
@@ -462,11 +462,15 @@ def from_folders(cls,
                  path,              # the folder whose subfolders are the topmost classes
                  types=image_types, # file name endings of images; letter case and the dot do not matter
                  root=None,         # name of a node to set above several roots; needed if `path` itself holds images
-                 shared=None):      # as in `from_paths`
+                 shared=None,       # as in `from_paths`
+                 splits=None):      # which folders are splits and no classes, see `folder_splits`
     "A hierarchy from folders of images, of any depth. A name that recurs under two parents becomes two nodes, `parent/name`."
+    path = os.path.expanduser(path)
     if not Path(path).is_dir(): raise HierarchyError(f"{path} is not a folder")
     types = (types,) if isinstance(types, str) else types
     found = image_folders(path, {'.'+o.lower().lstrip('.') for o in types})
+    try: found = sorted({c for k,c in zip(*folder_splits(found, splits)) if k is not None})
+    except HierarchyError as e: raise HierarchyError(f"{path}: {e}") from None
     if () in found and root is None: raise HierarchyError(f"{path} itself holds images: name their class with root='…'")
     if () not in found: return cls.from_paths(found, shared=shared, root=root)
     return cls.from_paths([(root,)+o for o in found], shared=shared)

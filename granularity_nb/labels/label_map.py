@@ -316,7 +316,22 @@ def _wide(x, n):
 
 @patch_to(LabelMap)
 def _addition(self, t):
-    "(source class, target class) pairs over which probabilities may be added."
+    "(source class, target class) pairs over which probabilities may be added; those of the last target are kept."
+    last = self._cache.get('addition')
+    if last is None or last[0] is not t: self._cache['addition'] = last = t, self._new_addition(t), {}
+    return last[1]
+
+@patch_to(LabelMap)
+def _addition_on(self, t, device):
+    "`_addition` as int64 tensors, kept on each device that asks."
+    torch,pairs = sys.modules['torch'],self._addition(t)
+    kept = self._cache['addition'][2]
+    if device not in kept:
+        with torch.inference_mode(False): kept[device] = tuple(torch.as_tensor(np.array(o), dtype=torch.long, device=device) for o in pairs)
+    return kept[device]
+
+@patch_to(LabelMap)
+def _new_addition(self, t):
     if self.multi: raise HierarchyError(f"{self._title()} is multi: its classes are overlapping, their probabilities cannot be added")
     if not t.multi: return np.arange(self.n_classes), self.parents_in(t)
     if not self.refines(t): raise HierarchyError(f"{self._title()} does not refine {t._title()}")
@@ -335,14 +350,13 @@ def readout(self,
             t):    # the target: a LabelMap over the same leaves that this one refines
     "Probabilities of the target's classes, (…, t.n_classes): sums over the source classes inside each."
     x = _wide(probs, self.n_classes)
-    s,c = self._addition(t)
-    torch = _torch(x)
-    if torch is None:
+    if _torch(x) is None:
+        s,c = self._addition(t)
         s,start,some = _runs(s, c)
         out = np.zeros(x.shape[:-1]+(t.n_classes,), x.dtype)
         out[...,some] = np.add.reduceat(x[...,s], start, axis=-1, dtype=np.float64)
         return out
-    s,c = (torch.as_tensor(np.array(o), dtype=torch.long, device=x.device) for o in (s,c))
+    s,c = self._addition_on(t, x.device)
     return x.new_zeros(x.shape[:-1]+(t.n_classes,)).index_add(-1, c, x.index_select(-1, s))
 
 # %% ../../nbs/labels/00_label_map.ipynb #e365ed6f
@@ -352,8 +366,8 @@ def log_readout(self,
                 t):   # the target: a LabelMap over the same leaves that this one refines
     "Log-probabilities of the target's classes, (…, t.n_classes), by logsumexp; differentiable in torch."
     x = _wide(logp, self.n_classes)
-    s,c = self._addition(t)
-    return (_logsumexp_numpy if _torch(x) is None else _logsumexp_torch)(x, s, c, t.n_classes)
+    if _torch(x) is None: return _logsumexp_numpy(x, *self._addition(t), t.n_classes)
+    return _logsumexp_torch(x, *self._addition_on(t, x.device), t.n_classes)
 
 def _logsumexp_numpy(x, s, c, n):
     s,start,some = _runs(s, c)
@@ -367,7 +381,6 @@ def _logsumexp_numpy(x, s, c, n):
 
 def _logsumexp_torch(x, s, c, n):
     torch = sys.modules['torch']
-    s,c = (torch.as_tensor(np.array(o), dtype=torch.long, device=x.device) for o in (s,c))
     x = x.index_select(-1, s)
     top = x.new_full(x.shape[:-1]+(n,), -torch.inf)
     top = top.scatter_reduce(-1, c.expand(x.shape), x.detach(), 'amax')

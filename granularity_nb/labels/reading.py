@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['image_formats', 'image_types', 'read_text', 'read_json', 'read_table', 'cells', 'is_missing', 'texts', 'column',
-           'image_folders']
+           'image_folders', 'split_of', 'split_names', 'folder_splits']
 
 # %% ../../nbs/labels/00_reading.ipynb #719e74b8
-import csv, datetime, io, json, numbers, os
+import csv, datetime, difflib, io, json, numbers, os, re, warnings
 import numpy as np
 from collections import Counter
 from pathlib import Path
-from .label_map import HierarchyError
+from .label_map import HierarchyError, HierarchyWarning
 
 # %% ../../nbs/labels/00_reading.ipynb #5b575345
 def read_text(path, # of a UTF-8 text file
@@ -38,8 +38,12 @@ def read_json(path,            # of a JSON file in UTF-8
 
 # %% ../../nbs/labels/00_reading.ipynb #87630563
 def _read_csv(path):
-    "The columns of a CSV file with a header. Quoted values may hold line breaks; blank lines at the end are left out."
-    reader = csv.reader(io.StringIO(read_text(path), newline=''), strict=True)
+    "The columns of a CSV file with a header, by commas, or by tabs, semicolons or bars where its header has no comma. Quoted values may hold line breaks; blank lines at the end are left out."
+    text = read_text(path)
+    if text.lstrip()[:1] in ('[','{'): raise HierarchyError(f"{path} holds JSON, no table: write it as one, as pandas.read_json(…).to_csv(…) does")
+    head = text.partition('\n')[0]
+    sep = next((o for o in '\t;|' if o in head and ',' not in head), ',') # of spreadsheets in many countries
+    reader = csv.reader(io.StringIO(text, newline=''), strict=True, delimiter=sep)
     try: rows = list(reader)
     except csv.Error as e: raise HierarchyError(f"{path} cannot be read (broken CSV at line {reader.line_num}: {e})") from None
     while rows and not rows[-1]: rows.pop()
@@ -52,6 +56,9 @@ def _read_csv(path):
     return {k:[r[j] for r in rows] for j,k in enumerate(header)}
 
 # %% ../../nbs/labels/00_reading.ipynb #bf42b3fc
+def _is_parquet(path):
+    with open(path, 'rb') as f: return f.read(4)==b'PAR1'
+
 def read_table(table, # pandas DataFrame, {column: values}, pyarrow or polars table, or the path of a .csv or .parquet file
               ):      # columns by name: `table[name]`, `table.keys()`
     "A table's columns."
@@ -60,7 +67,7 @@ def read_table(table, # pandas DataFrame, {column: values}, pyarrow or polars ta
         if hasattr(table, 'keys'): return table
         if names is None: raise HierarchyError(f"a table is a pandas DataFrame, {{column: values}}, or a .csv or .parquet file, not a {type(table).__name__}")
         return {o:table[o] for o in names}
-    if Path(table).suffix.lower()!='.parquet': return _read_csv(table)
+    if Path(table).suffix.lower()!='.parquet' and not _is_parquet(table): return _read_csv(table)
     import pandas as pd
     try: return pd.read_parquet(table)
     except ValueError as e: raise HierarchyError(f"{table} cannot be read ({e})") from None
@@ -109,7 +116,7 @@ image_types = tuple(' '.join(image_formats.values()).split()) # endings of image
 def image_folders(path,              # folder to look through, links included
                   types=image_types, # endings of image files' names, lower case, with their dot
                  )->list:            # tuples of names relative to `path`, in alphabetical order
-    "Folders that hold images; one with none in or below it is refused."
+    "Folders that hold images; those with none in or below them are left out, with a warning."
     found,full,seen = [],set(),{}
     for here,dirs,files in os.walk(path, followlinks=True):
         dirs[:] = sorted(o for o in dirs if not o.startswith('.'))
@@ -120,5 +127,119 @@ def image_folders(path,              # folder to look through, links included
             found.append(part)
             full.update(part[:i] for i in range(len(part)+1))
     empty = sorted(v for v in seen.values() if Path(v).relative_to(path).parts not in full)
-    if empty: raise HierarchyError(f"folder with no images: {empty[0]}"+(f" (and {len(empty)-1} more)" if len(empty)>1 else ''))
+    if empty:
+        text = f"folder with no images: {empty[0]}"+(f" (and {len(empty)-1} more)" if len(empty)>1 else '')
+        if not found: raise HierarchyError(text)
+        warnings.warn(text+', left out', HierarchyWarning, stacklevel=3)
     return found
+
+# %% ../../nbs/labels/00_reading.ipynb #9941c7fc
+_kinds = dict(train='train training trn', valid='valid val validation validate vali development dev', test='test testing tests tst')
+_kinds = {o: k for k,words in _kinds.items() for o in words.split()} | dict.fromkeys('eval evaluation holdout heldout'.split(), '?')
+_fillers = '(?:images?|imgs?|pictures?|photos?|data|datasets?|sets?|splits?|subsets?|partitions?|parts?|files|folders?|samples?)'
+_split_name = re.compile(f"{_fillers}*({'|'.join(_kinds)}){_fillers}*")
+_short = dict(tr='train', va='valid', vl='valid', te='test', ts='test') # also languages, so only where all names are of splits
+_fold = re.compile('(?:folds?|splits?|subsets?|partitions?|parts?|cv|kfold)[^a-z]*[0-9]+')
+
+def split_of(name:str # of a folder, or a cell in a table's column of splits
+            )->str|None: # 'train', 'valid', 'test'; '?' if it holds images out without saying for what; None if it is no split
+    "The split that a name stands for."
+    m = _split_name.fullmatch(re.sub('[^a-z]', '', name.lower()))
+    return _kinds[m[1]] if m else None
+
+# %% ../../nbs/labels/00_reading.ipynb #d7599e00
+def split_names(names # of folders side by side
+               )->dict: # name → 'train', 'valid', 'test' or '?'
+    "Those that look like splits, and which."
+    names = list(names)
+    out = {o: k for o in names if (k := split_of(o))}
+    if len(names)>1:
+        short = {o: out.get(o) or _short.get(o.lower()) for o in names}
+        if all(short.values()): return short
+        if all(_fold.fullmatch(o.lower()) for o in names): return dict.fromkeys(names, '?')
+    parts = {o: {_kinds[p.lower()] for p in re.findall('[A-Z]?[a-z]+|[A-Z]+', o) if p.lower() in _kinds} for o in names}
+    return out if len(set().union(*parts.values()))<2 else {o: out.get(o, '?') for o in names if o in out or parts[o]}
+
+# %% ../../nbs/labels/00_reading.ipynb #86d3cd13
+def _like(looks): return 'looks like a split' if len(looks)==1 else 'look like splits'
+
+def _quoted(names, n=4): return ', '.join(map(repr, list(names)[:n]))+(f' … ({len(names)} in all)' if len(names)>n else '')
+
+def _splits_on_top(tops, below):
+    "The split that each of the topmost folders is, {} if they are classes; `below` holds the paths of classes in each."
+    looks = split_names(tops)
+    if not looks: return {}
+    kinds,others = list(looks.values()),[o for o in tops if o not in looks]
+    train = next((o for o,k in looks.items() if k=='train'), None)
+    plain = train is not None and '?' not in kinds and len(set(kinds))==len(kinds)
+    if others: plain = plain and len(kinds)>1 and all(below[o] & below[train] for o in others)
+    if plain: return {o: looks.get(o, o) for o in tops}
+    why = f"beside {_quoted(others)}, which {'does' if len(others)==1 else 'do'} not" if others else "but none is plainly 'train'" if 'train' not in kinds else 'but not all plainly like one each'
+    raise HierarchyError(f"{_quoted(looks)} {_like(looks)}, {why}: say which folder is which with splits={_example(looks, '')}, or that all are classes with splits=False")
+
+def _example(looks, prefix):
+    "How `splits` could read."
+    kinds = dict.fromkeys(k for k in looks.values() if k!='?') or {'train':0}
+    first = lambda k: next((o for o,l in looks.items() if l==k), next(iter(looks)))
+    return repr({k: prefix+first(k) for k in {'train':0, **kinds}} if 'train' in kinds else {'train': '…'} | {k: prefix+first(k) for k in kinds})
+
+def _no_splits_below(paths):
+    "Refuse paths of classes with names of splits in them."
+    for d in range(max(map(len, paths), default=0)):
+        at = {}
+        for o in paths:
+            if len(o)>d: at.setdefault(o[:d], {})[o[d]] = 0
+        looks = {up: split_names(names) for up,names in at.items()}
+        every = all(len(o)>d for o in paths) and all(set(at[up])==set(o) for up,o in looks.items())
+        up = next((up for up,o in looks.items() if o and (every or len(set(o.values())-{'?'})>1)), None)
+        if up is None: continue
+        wrap,where = len(at)==1 and len(up),repr('/'.join(up)) if up else 'the folders of splits'
+        raise HierarchyError(f"{_quoted(looks[up])} in {where} {_like(looks[up])}, not like classes"+(f": take {where} as the root, say" if wrap else ': say')
+            +f" which folder is which with splits={_example(looks[up], '/'.join(up)+'/' if wrap else '*/'*d)}, or that all are classes with splits=False")
+
+# %% ../../nbs/labels/00_reading.ipynb #cf49415b
+def _patterns(splits):
+    "(split, the parts of a folder's path) for each folder that `splits` names."
+    if not isinstance(splits, dict) or not splits: raise HierarchyError(f"splits must be False (there are none) or say which folder is which, as in splits={{'train': 'Train Images', 'test': 'Test Images'}}, not {splits!r}")
+    out = []
+    for k,o in splits.items():
+        for p in [o] if isinstance(o, str) else o if isinstance(o, (list, tuple)) else [None]:
+            parts = p.replace('\\', '/').strip('/').split('/') if isinstance(p, str) else []
+            if not isinstance(k, str) or not k.strip() or not parts or not all(parts): raise HierarchyError(f"splits: {k!r} must be a name, and stand for a folder or a list of folders, not for {o!r}")
+            out.append((_kinds.get(k.lower(), k).replace('?', k), tuple(parts)))
+    if 'train' not in dict(out): raise HierarchyError(f"splits names no folder for 'train', only for {_quoted(dict(out))}")
+    return out
+
+def _within(path, pattern):
+    "The path of the class in a folder that the pattern names, or None."
+    if len(path)<len(pattern) or any(q not in ('*', p) for p,q in zip(path, pattern)): return None
+    return tuple(p for p,q in zip(path, pattern) if q=='*')+tuple(path[len(pattern):])
+
+def folder_splits(paths,       # of folders with images, each a tuple of names
+                  splits=None, # which folder is which split, {'train': 'Train Images', 'test': ['a','*/b']}; False: none is; None: as their names say
+                 )->tuple:     # for each path: the name of its split (None: of none), and the path of its class
+    "What is split and what is class in a tree of folders."
+    paths = [tuple(o) for o in paths]
+    if splits is False: return ['train']*len(paths), paths
+    if splits is None:
+        below = {}
+        for o in paths: below.setdefault(o[0] if o else '', set()).add(o[1:])
+        top = _splits_on_top([o for o in below if o], below)
+        classes = [o[1:] for o in paths] if top else paths
+        _no_splits_below(set(classes))
+        return [top.get(o[0], 'train') if o else 'train' for o in paths] if top else ['train']*len(paths), classes
+    patterns,names,classes,hit = _patterns(splits),[],[],set()
+    for o in paths:
+        mine = {(k, c): p for k,p in patterns if (c := _within(o, p)) is not None}
+        if len(mine)>1: raise HierarchyError(f"splits names {'/'.join(o)!r} twice ({' and '.join(repr(k) for k,_ in mine)}): name each folder once")
+        hit.update(mine.values())
+        names.append(next(iter(mine), (None, o))[0])
+        classes.append(next(iter(mine), (None, o))[1])
+    lost = next((p for _,p in patterns if p not in hit), None)
+    if lost is not None: raise HierarchyError(f"splits: there are no images in a folder {'/'.join(lost)!r}{_near('/'.join(lost), paths)}")
+    return names, classes
+
+def _near(name, paths):
+    have = list(dict.fromkeys('/'.join(o[:i]) for o in paths for i in range(1, len(o)+1)))
+    close = difflib.get_close_matches(name, have[:10_000], 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {_quoted([o for o in have if '/' not in o], 8)}"

@@ -94,13 +94,14 @@ def table(source,       # pandas DataFrame, {column: cells}, or a .csv or .parqu
 def folders(path,              # the folder whose subfolders are the topmost classes
             types=image_types, # file name endings of images; letter case and the dot do not matter
             root=None,         # name of a node to set above several roots; needed if `path` itself holds images
-            shared=None        # as in `table`
+            shared=None,       # as in `table`
+            splits=None        # which folders are splits and no classes, see `folder_splits`
            )->Hierarchy:
     "The hierarchy of a tree of image folders, of any depth: a folder that holds images is a leaf."
-    try: return Hierarchy.from_folders(path, types=types, root=root, shared=shared)
+    try: return Hierarchy.from_folders(path, types=types, root=root, shared=shared, splits=splits)
     except HierarchyError as e:
-        if 'no images' not in str(e): raise
-        raise HierarchyError(f"{e}; put images there, remove the folder, or name their file endings with types=[…]") from None
+        if 'folder with no images' not in str(e): raise
+        raise HierarchyError(f"{e}; put images there, or name their file endings with types=[…]") from None
 
 # %% ../../nbs/labels/03_taxonomy.ipynb #8d645711
 def by_path(h:Hierarchy, # a tree

@@ -8,14 +8,14 @@ __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 
 
 # %% ../../nbs/study/01_plan.ipynb #810b2482
 import difflib, hashlib, json, math, os, warnings
-from functools import lru_cache
 import numpy as np
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, lru_cache
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
-from ..training.recipe import Recipe, TrainingError, keeps_head, transfer_names, typed, without_defaults
+from ..training.recipe import Recipe, TrainingError, check_pretraining, check_transfers, keeps_head, transfer_names, typed, without_defaults
 
 # %% ../../nbs/study/01_plan.ipynb #cfa98f1e
 class StudyError(ValueError):
@@ -119,7 +119,9 @@ def _tuple(name, o):
 def _object(name, o):
     "Arguments of a data set, as JSON has them."
     if not isinstance(o, dict): raise StudyError(f"plan: {name} must be an object (a dict), not {o!r}")
-    o = {k: _place(v) if k in ('root','cache') else v for k,v in _bare(o).items()}
+    if own := {'name','cls'} & set(o): raise StudyError(f"plan: {name} has {min(own)!r}, and no data set takes such an argument; leave it out")
+    o = _bare(o)
+    o = {k: v if k in identity_args(o) else _place(v) for k,v in o.items()}
     try: json.dumps(o, allow_nan=False)
     except (TypeError, ValueError) as e: raise StudyError(f"plan: {name} {o!r} does not fit into JSON ({e}), where it is kept") from None
     return o
@@ -229,11 +231,11 @@ def checked(plan:Plan)->Plan:
         if not 0 <= s < 2**32: raise StudyError(f"plan: seed {s!r} is not a whole number in 0 … {2**32-1}")
     for name,r in plan.recipes.items():
         if set(r)-{'direct','multi'} != {'pretrain','transfer'}: raise StudyError(f"plan: recipe {name!r} needs 'pretrain' and 'transfer' (and may have 'direct' and 'multi'), got: {', '.join(r) or 'nothing'}")
-        try: rs = {k: Recipe.from_dict(o) for k,o in r.items()}
+        try:
+            rs = {k: Recipe.from_dict(o) for k,o in r.items()}
+            for k in set(rs)-{'transfer'}: check_pretraining(rs[k])
+            check_transfers(rs['transfer'], plan.transfers)
         except TrainingError as e: raise StudyError(f"plan: recipe {name!r}: {e}") from None
-        for k in [k for k in rs if k != 'transfer']:
-            odd = next((o for o in ('head','layer_decay') if getattr(rs[k], o) != getattr(Recipe(), o)), None)
-            if odd: raise StudyError(f"plan: recipe {name!r}: {odd}={getattr(rs[k], odd)!r} is for fine-tuning, and {k!r} begins from nothing; put it into 'transfer'")
         total = rs['pretrain'].epochs+rs['transfer'].epochs
         if 'multi' in rs and rs['multi'].epochs != rs['pretrain'].epochs: raise StudyError(f"plan: recipe {name!r}: 'multi' must have the epochs of 'pretrain', {rs['pretrain'].epochs}, not {rs['multi'].epochs}")
         if 'direct' in rs and rs['direct'].epochs != total: raise StudyError(f"plan: recipe {name!r}: 'direct' must have the epochs of pretraining and transfer together, {total}, not {rs['direct'].epochs}")
@@ -255,10 +257,15 @@ class Run:
     transfer:dict   # everything that decides the transfers
     content:str=''  # digest of what the image files hold, if they have been read: names and sizes identify a data set, this finds files that were replaced
 
-    @property
+    @cached_property
     def id(self)->str:
         "Folder name of the run."
         return _digest(self.config)
+
+    @cached_property
+    def transfer_id(self)->str:
+        "What the folders of its transfers are called after."
+        return _digest(self.transfer)
 
     @property
     def epochs(self)->dict:
@@ -281,7 +288,7 @@ def open_target(plan:Plan, seed:int, # of the repetition
 
 def _redrawn(data, args, seed):
     "Arguments with the seed of a repetition: of the data set, if it has no steps, or of its steps."
-    if 'steps' in args: return args | dict(steps=[[name, kw | dict(seed=seed)] for name,kw in args['steps']])
+    if 'steps' in args: return args | dict(steps=[[o[0], o[1] | dict(seed=seed)] if isinstance(o, list) and len(o) == 2 and isinstance(o[1], dict) else o for o in args['steps'] or ()])
     return args | (dict(seed=seed) if 'seed' in source_arguments(data) else {})
 
 def _data_digest(source):

@@ -125,6 +125,7 @@ def report_separation(out,               # folder for `separation.json`, `.md` a
     from granularity_nb.files import whole_file, write_whole
     from matplotlib.figure import Figure
     out,start = Path(out),time.time()
+    _check_ours(*(out/f'separation.{o}' for o in ('json','md','png')))
     rows = separation(mv, seeds, **kwargs)
     call = f'separation({mv!r}, seeds={list(seeds)}' + ''.join(f', {k}={v!r}' for k,v in kwargs.items())+')'
     save(rows, out/'separation.json', call, time.time()-start, command)
@@ -646,6 +647,13 @@ def made(call,         # the Python expression that was computed
     here = Path(__file__).parent if '__file__' in globals() else None # this section decides the result, alone
     return dict(call=call, seconds=round(seconds, 1)) | origin(f'cpu ({platform.machine()}, {torch.get_num_threads()} threads)', ('torch','numpy'), command, here)
 
+def _check_ours(path, *beside):
+    "Refuse to take somebody's file for a result, or to write over it: `path` and the files that are written `beside` it."
+    try: ours = {'made','rows'} <= set(json.loads(path.read_text(encoding='utf-8')))
+    except FileNotFoundError: ours,path = False,next((o for o in beside if o.exists()), None)
+    except (OSError, ValueError, TypeError): ours = False
+    if path and not ours: raise TheoryError(f"{path} is there, and it is no result of this command; choose another folder")
+
 def save(rows,         # a table
          path,         # the JSON file to write
          call,         # the Python expression that was computed
@@ -669,6 +677,7 @@ def full(out,              # folder for the results
     unknown = [o for o in only or () if o not in there]
     if unknown: raise TheoryError(f"unknown sweep {unknown[0]!r}; there are: {', '.join(there)}")
     paths = []
+    for name in only or there: _check_ours(Path(out)/f'{name}.json')
     for name in only or there:
         f,kwargs = there[name]
         path = Path(out)/f'{name}.json'

@@ -175,6 +175,16 @@ def _n_outputs(ckpt): # objectives such as the semantic softmax have more output
     return {} if ckpt.model.sizes or n == ckpt.label_map.n_classes else dict(n_outputs=n)
 
 # %% ../../nbs/training/01_backbone.ipynb #b8141eb2
+def _tensors(state):
+    "A state as safetensors takes it: on the CPU, each tensor with memory of its own. Those that a network shares are written twice."
+    out,seen = {},set()
+    for k,v in state.items():
+        v = v.detach().cpu().contiguous()
+        at = v.untyped_storage().data_ptr()
+        out[k] = v.clone() if at in seen else v
+        seen.add(at)
+    return out
+
 def save_checkpoint(folder,          # where to (str or Path); made if missing
                     ckpt:Checkpoint, # what
                    )->Path:          # `folder`
@@ -182,9 +192,8 @@ def save_checkpoint(folder,          # where to (str or Path); made if missing
     from safetensors import SafetensorError
     from safetensors.torch import save_file
     folder = Path(folder)
-    state = {k: v.detach().cpu().contiguous() for k,v in ckpt.model.state_dict().items()}
     try:
-        with whole_file(folder/'model.safetensors') as f: save_file(state, f)
+        with whole_file(folder/'model.safetensors') as f: save_file(_tensors(ckpt.model.state_dict()), f)
     except SafetensorError as e: raise OSError(f"cannot write {folder/'model.safetensors'}: {e}") from None # a full disk is the disk's fault
     meta = dict(format=1, backbone=ckpt.backbone, channels=ckpt.channels, label_map=_maps_to_dict(ckpt.label_map), info=ckpt.info, versions=_versions(), **_n_outputs(ckpt))
     write_whole(folder/'checkpoint.json', json.dumps(meta, ensure_ascii=False, sort_keys=True))
@@ -202,7 +211,8 @@ def load_checkpoint(folder,       # as given to `save_checkpoint`
         meta = json.loads((folder/'checkpoint.json').read_text(encoding='utf-8'))
         if not isinstance(meta, dict) or meta.get('format') != 1: raise ValueError('its format is not 1')
         m = _maps_from_dict(meta['label_map'])
-        model = Classifier(create_backbone(meta['backbone'], meta['channels']), meta.get('n_outputs', _n_classes(m)))
+        with torch.random.fork_rng(devices=[]): # the first weights are thrown away
+            model = Classifier(create_backbone(meta['backbone'], meta['channels']), meta.get('n_outputs', _n_classes(m)))
         model.load_state_dict(load_file(folder/'model.safetensors', device=str(device)))
     except FileNotFoundError as e: raise BackboneError(f"no whole checkpoint in {folder}: {Path(e.filename or '').name} is missing; train it again") from None
     except (ValueError, KeyError, RuntimeError, SafetensorError) as e:
@@ -238,7 +248,7 @@ def export_timm(ckpt:Checkpoint, # of a timm backbone
     path,state = Path(path),dict(ckpt.model.backbone.state_dict())
     if path.suffix != '.safetensors': raise BackboneError(f"{path.name!r}: timm tells the format by the name; let it end in .safetensors")
     if head: state |= {f"{_head_name(ckpt, bare)}.{k}": v for k,v in ckpt.model.head.state_dict().items()}
-    with whole_file(path) as f: save_file({k: v.detach().cpu().contiguous() for k,v in state.items()}, f)
+    with whole_file(path) as f: save_file(_tensors(state), f)
     return dict(model_name=bare, in_chans=ckpt.channels, num_classes=ckpt.label_map.n_classes if head else 0, checkpoint_path=str(path),
                 **(dict(img_size=size, patch_size=max(1, size//8)) if size else {}))
 

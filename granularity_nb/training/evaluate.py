@@ -6,14 +6,16 @@
 __all__ = ['Predictions', 'log_probs', 'predictions', 'evaluate', 'class_hierarchy', 'save_predictions', 'load_predictions']
 
 # %% ../../nbs/training/04_evaluate.ipynb #71f6d52c
-from dataclasses import dataclass
+import os, warnings
+from dataclasses import dataclass, fields, replace
 import numpy as np, torch
 from fastcore.basics import patch
-from ..data.block import dataloaders
+from ..data.block import in_order
 from ..data.source import Source
 from ..labels.hierarchy import Hierarchy, LabelMap
 from ..labels.metrics import hierarchical_metrics
 from .recipe import DivergenceError, TrainingError
+from .longrun import caller_state
 
 # %% ../../nbs/training/04_evaluate.ipynb #09158cdc
 @dataclass(frozen=True)
@@ -64,7 +66,11 @@ def log_probs(model, # module: images → logits or log-probabilities (n, c)
              )->torch.Tensor: # (n, c) float32 on the CPU, rows sum to one in probability
     "Log-probabilities for every image of a loader, in order."
     model.eval()
-    return torch.cat([model(b[0]).float().log_softmax(-1).cpu().as_subclass(torch.Tensor) for b in dl])
+    parts = [_log_p(model, b[0]) for b in dl]
+    if not parts: raise TrainingError('there are no images to evaluate on')
+    return torch.cat(parts)
+
+def _log_p(model, x): return model(x).float().log_softmax(-1).cpu().as_subclass(torch.Tensor)
 
 # %% ../../nbs/training/04_evaluate.ipynb #a5d463cc
 def predictions(logp:torch.Tensor, # (n, c) log-probabilities
@@ -90,10 +96,25 @@ def evaluate(model,            # module: images → logits or log-probabilities 
              bs:int=256,       # batch size
              device=None,      # torch device; fastai's default if None
             )->Predictions:
-    "Run `model` over a split and keep what it says of every image."
+    "Run `model` over a split and keep what it says of every image; those that cannot be read are left out, with a warning."
     if target.multi: raise TrainingError(f"the target {target.name!r} gives a leaf several classes; evaluation needs one: cut it with a single-path policy")
-    dls = dataloaders(source, target, bs=bs, valid=split, device=device)
-    return predictions(log_probs(model.to(dls.device), dls.valid), target.encode(source.split(split).leaf))
+    if not len(source.split(split)): raise TrainingError(f"the split {split!r} of {source.name!r} has no images to evaluate on")
+    with caller_state(), torch.no_grad():
+        dl = in_order(source, target, split, bs, device)
+        model = model.to(dl.device).eval()
+        parts = [(predictions(_log_p(model, x), y.cpu()), rows.cpu().numpy()) for x,y,rows in dl] # what the network says of all images might not fit into memory
+    rows,whole = np.concatenate([r for _,r in parts]),len(source.split(split))
+    if len(rows) < whole: warnings.warn(f"{whole-len(rows)} of the {whole} images of {split!r} cannot be read and are left out: n is {len(rows)}", stacklevel=2)
+    return replace(_joined([p for p,_ in parts]), files=_file_names(source.split(split), rows))
+
+def _joined(ps): return Predictions(**{f.name: np.concatenate([getattr(p, f.name) for p in ps]) for f in fields(Predictions) if getattr(ps[0], f.name) is not None})
+
+def _file_names(split, rows):
+    "Where the images were read from, relative to the folder of the split; None if they are no files."
+    if split.files is None: return None
+    files = split.files[rows]
+    if hasattr(files, 'relative'): return np.array(files.relative())
+    return np.array([os.path.relpath(str(files[i]), getattr(files, 'root', None)) for i in range(len(files))])
 
 # %% ../../nbs/training/04_evaluate.ipynb #dda456fa
 @patch

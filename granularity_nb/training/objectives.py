@@ -20,6 +20,7 @@ def _wide(x): return x.float() if x.dtype in (torch.float16, torch.bfloat16) els
 class Objective(nn.Module):
     "A loss over logits `(n, n_outputs)`; a subclass gives one value an image in `per_image`, in float32."
     n_outputs:int = 0 # logits that are expected for each image
+    y_int = True      # labels are class numbers: fastai's mixup then mixes losses, not labels
     def __init__(self,
                  n_outputs:int,         # logits for each image
                  reduction:str='mean'): # over images: 'mean', 'sum' or 'none'
@@ -50,14 +51,18 @@ class Softmax(Objective):
 
 class Sigmoid(Objective):
     "Binary cross-entropy for multi label maps; the mean over classes, or their sum."
+    y_int = False # labels are rows of zeros and ones
     def __init__(self,
-                 n_classes:int,          # logits for each image
-                 sum_classes:bool=False, # an image's loss is the sum over classes, else the mean
-                 **kw):                  # reduction
+                 n_classes:int,            # logits for each image
+                 sum_classes:bool=False,   # an image's loss is the sum over classes, else the mean
+                 label_smoothing:float=0., # share of an image's targets spread over all classes, in [0, 1]
+                 **kw):                    # reduction
         super().__init__(n_classes, **kw)
-        self.sum_classes = sum_classes
+        self.sum_classes,self.label_smoothing = sum_classes,label_smoothing
     def per_image(self, x, y):
-        loss = F.binary_cross_entropy_with_logits(x, y.to(x.dtype), reduction='none')
+        y,s = y.to(x.dtype),self.label_smoothing
+        if s: y = (1-s)*y+s*y.mean(-1, keepdim=True)
+        loss = F.binary_cross_entropy_with_logits(x, y, reduction='none')
         return loss.sum(-1) if self.sum_classes else loss.mean(-1)
     def activation(self, x): return _wide(x).sigmoid()
     def decodes(self, x): return x > 0.5
@@ -179,7 +184,7 @@ class Levels(Objective):
     def __init__(self,
                  maps,                     # LabelMaps over the same leaves
                  weights=None,             # one for each map; all 1 if None
-                 label_smoothing:float=0., # for single maps
+                 label_smoothing:float=0., # see `Softmax` and `Sigmoid`
                  sum_classes:bool=False,   # for multi maps, see `Sigmoid`
                  **kw):                    # reduction
         maps = list(maps)
@@ -190,7 +195,7 @@ class Levels(Objective):
         if len(weights) != len(maps): raise TrainingError(f"levels: {len(maps)} label maps, but {len(weights)} weights")
         super().__init__(sum(m.n_classes for m in maps), **kw)
         self.weights,self.sizes,self.n_leaves = weights,[m.n_classes for m in maps],len(maps[0])
-        self.parts = nn.ModuleList([Sigmoid(m.n_classes, sum_classes, reduction='none') if m.multi else Softmax(m.n_classes, label_smoothing, reduction='none') for m in maps])
+        self.parts = nn.ModuleList([Sigmoid(m.n_classes, sum_classes, label_smoothing, reduction='none') if m.multi else Softmax(m.n_classes, label_smoothing, reduction='none') for m in maps])
         for i,m in enumerate(maps): self.register_buffer(f'classes{i}', _lookup(m), persistent=False)
 
     def per_image(self, x, y):
@@ -242,9 +247,15 @@ def _number(spec, arg, default):
     try: return float(arg) if arg else default
     except ValueError: raise TrainingError(f"objective {spec!r}: {arg!r} is not a number") from None
 
+def _smoothing(spec, arg, default):
+    s = _number(spec, arg, default)
+    if not 0 <= s < 1: raise TrainingError(f"objective {spec!r}: smoothing must be in [0, 1), got {s:g}")
+    return s
+
 def objective(spec:str,                 # 'auto', 'softmax:0.1' (smoothing), 'sigmoid', 'sigmoid:sum', 'hxe:0.5' (α), 'soft:10' (β), 'semantic:0.1' (smoothing)
               label_map:LabelMap,       # the classes that the loader gives
               hierarchy:Hierarchy=None, # needed by 'hxe', 'soft' and 'semantic'; its nodes include the classes
+              label_smoothing:float=0., # share of the targets spread over all classes; for 'auto', 'softmax', 'sigmoid' and 'semantic'
              )->Objective:
     "The objective that a recipe's text stands for; 'auto' is softmax for a single label map and sigmoid for a multi one."
     name,_,arg = spec.partition(':')
@@ -254,9 +265,10 @@ def objective(spec:str,                 # 'auto', 'softmax:0.1' (smoothing), 'si
         raise TrainingError(f"objective {name!r} does not fit {label_map.name!r}, which gives a leaf {'several classes: use sigmoid, or cut it with a single-path policy' if label_map.multi else 'one class: use softmax'}")
     if name == 'sigmoid':
         if arg not in ('', 'sum'): raise TrainingError(f"objective {spec!r}: {arg!r} is not 'sum'; without it the mean over classes is taken")
-        return Sigmoid(label_map.n_classes, arg == 'sum')
-    if name == 'softmax': return Softmax(label_map.n_classes, _number(spec, arg, 0.))
+        return Sigmoid(label_map.n_classes, arg == 'sum', label_smoothing)
+    if name == 'softmax': return Softmax(label_map.n_classes, _smoothing(spec, arg, label_smoothing))
+    if label_smoothing and name in ('hxe','soft'): raise TrainingError(f"objective {spec!r} has no use for label smoothing, its targets follow the hierarchy")
     if hierarchy is None: raise TrainingError(f"objective {name!r} needs the hierarchy above the classes")
     over = class_hierarchy(hierarchy, label_map)
-    if name == 'semantic': return SemanticSoftmax(over, _number(spec, arg, 0.))
+    if name == 'semantic': return SemanticSoftmax(over, _smoothing(spec, arg, label_smoothing))
     return HXE(over, _number(spec, arg, .1)) if name == 'hxe' else SoftLabels(over, _number(spec, arg, 10.))

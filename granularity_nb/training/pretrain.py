@@ -6,24 +6,24 @@
 __all__ = ['learner', 'fit', 'new_classifier', 'start_at_prior', 'pretrain']
 
 # %% ../../nbs/training/02_pretrain.ipynb #2e5ec3c4
-import math, os, random
+import hashlib, json, math, os, random
 from contextlib import contextmanager, nullcontext as _same
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-import torch
+import numpy as np, torch
 from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 from fastai.metrics import error_rate
 from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_seed, trainable_params
 from ..data.block import _class_counts, _leaf_codes, dataloaders
-from ..data.source import Source
+from ..data.source import Source, identity_args
 from ..labels.label_map import LabelMap
-from .backbone import Checkpoint, Classifier, create_backbone, save_checkpoint, set_prior
+from .backbone import BackboneError, Checkpoint, Classifier, create_backbone, load_checkpoint, save_checkpoint, set_prior
 from .callbacks import decay_groups, fit_schedule, loss_function, optimizer, recipe_callbacks
-from .longrun import CSVLog, Guard, TrainingState, loggers, memory_advice
+from .longrun import CSVLog, Guard, TrainingState, caller_state, differences, loggers, memory_advice
 from .objectives import Levels
-from .recipe import DivergenceError, Recipe, TrainingError
+from .recipe import DivergenceError, Recipe, TrainingError, check_pretraining, without_defaults
 
 # %% ../../nbs/training/02_pretrain.ipynb #c1b9de51
 class _NoValidation(Callback):
@@ -72,11 +72,13 @@ def fit(model,              # module: images → logits (or log-probabilities) o
         factors=None,       # factor of the learning rate for each group of `splitter`
        )->Learner:          # the fitted Learner
     "Train as the recipe says; raises `DivergenceError` if the loss does not stay finite, `TrainingError` if memory runs out."
-    learn = learner(model, dls, recipe, log, cbs, loss_func, splitter)
-    set_seed(seed, reproducible=True)
-    if rank_distrib(): torch.manual_seed(seed+1_000_003*rank_distrib()) # processes do not all draw the same augmentations
-    dls.train.rng = random.Random(seed)
-    with _quiet(learn, progress), memory_advice(learn, recipe), _several_processes(learn, recipe): fit_schedule(learn, recipe, factors)
+    if not len(dls.train): raise TrainingError('there are no images to train on')
+    with caller_state():
+        learn = learner(model, dls, recipe, log, cbs, loss_func, splitter)
+        set_seed(seed, reproducible=True)
+        if rank_distrib(): set_seed(seed+1_000_003*rank_distrib()) # processes do not all draw the same augmentations
+        dls.train.rng = random.Random(seed)
+        with _quiet(learn, progress), memory_advice(learn, recipe), _several_processes(learn, recipe): fit_schedule(learn, recipe, factors)
     if learn.guard.error: raise DivergenceError(learn.guard.error)
     loss = float(learn.recorder.losses[-1])
     if not math.isfinite(loss): raise DivergenceError(f"the loss became {loss}: lower lr (now {recipe.lr}) or raise bs (now {recipe.bs})")
@@ -93,17 +95,18 @@ def new_classifier(source:Source,
                    seed:int,       # of the initial weights
                   )->Classifier:
     "A fresh model for the images of `source`; the same seed gives the same backbone, whatever the number of classes."
-    channels = _channels(source)
-    set_seed(seed, reproducible=True)
-    backbone = create_backbone(recipe.backbone, channels)
-    return Classifier(backbone, n_classes)
+    with caller_state():
+        set_seed(seed, reproducible=True)
+        return Classifier(create_backbone(recipe.backbone, _channels(source)), n_classes)
 
 # %% ../../nbs/training/02_pretrain.ipynb #dfdafb79
 def _task(source, label_map, weights, recipe):
     "What the loaders give, and the loss if it is not the recipe's."
-    for k in ('head','layer_decay'):
-        if getattr(recipe, k) != getattr(Recipe(), k): raise TrainingError(f"recipe: {k}={getattr(recipe, k)!r} is for fine-tuning; pretraining begins from nothing, leave it out")
-    if isinstance(label_map, LabelMap): return label_map, None
+    check_pretraining(recipe)
+    if not len(source.split('train')): raise TrainingError(f"the split 'train' of {source.name!r} has no images to train on")
+    if isinstance(label_map, LabelMap):
+        if weights: raise TrainingError('weights are for several label maps, name → label map; here is one')
+        return label_map, None
     if recipe.objective != 'auto': raise TrainingError(f"recipe: objective {recipe.objective!r} is for one label map; several use a weighted sum")
     leaves = next(iter(label_map.values())).leaves
     extra = set(weights or {})-set(label_map)
@@ -137,9 +140,30 @@ def _model(source, label_map, loss, recipe, seed):
         start_at_prior(model, source, label_map)
     return model
 
-def _identity(source, label_map, recipe, seed):
-    maps = label_map.digest if isinstance(label_map, LabelMap) else {k: m.digest for k,m in label_map.items()}
-    return dict(data=source.name, data_args=source.args, label_map=maps, recipe=recipe.to_dict(), seed=seed)
+def _digests(label_map): return label_map.digest if isinstance(label_map, LabelMap) else {k: m.digest for k,m in label_map.items()}
+
+def _content(source):
+    "Identity of the training images and their labels."
+    s = source.split('train')
+    known = b'' if s.hashes is None else np.ascontiguousarray(s.hashes).tobytes()
+    return hashlib.sha256(s.leaf.astype('<i4').tobytes()+s.digest.encode()+known).hexdigest()[:16]
+
+def _identity(source, label_map, recipe, seed, weights=None, kw={}):
+    "Everything that decides a run."
+    more = {k: str(kw[k]) for k in ('train','balance','dtype') if kw.get(k)}
+    return dict(data=source.name, data_args=identity_args(source.args), label_map=_digests(label_map), recipe=recipe.to_dict(), seed=seed) | ({'weights': weights} if weights else {}) | more
+
+# %% ../../nbs/training/02_pretrain.ipynb #68725ace
+def _is_done(folder, new, content):
+    "Whether `folder` holds this very run, finished; another is refused."
+    try: ckpt = load_checkpoint(folder)
+    except BackboneError: return False # none, or one that has to be made again
+    i = ckpt.info
+    if i.get('kind') != 'pretrain': raise TrainingError(f"{folder} holds a checkpoint that `pretrain` has not made; choose another folder")
+    old = dict(data=i['data'], data_args=identity_args(i['data_args']), label_map=_digests(ckpt.label_map), recipe=without_defaults(i['recipe']), seed=i['seed']) | i.get('more', {})
+    what = differences(old, new) or (i.get('content', content) != content and 'the training images or their labels are others now')
+    if what: raise TrainingError(f"{folder} holds another run, finished ({what}); delete it or choose another folder")
+    return True
 
 # %% ../../nbs/training/02_pretrain.ipynb #eefde025
 def _process_device(device):
@@ -165,21 +189,29 @@ def pretrain(source:Source,          # images, leaf labels, hierarchy
              limit:float=math.inf,   # stop when the loss exceeds this many times its beginning
              **kw,                   # more for `dataloaders`, such as num_workers
             )->Path:                 # the checkpoint folder, for `load_checkpoint` and `transfer`
-    "Train a fresh backbone and head on `label_map`, and save it with a log of its losses (`metrics.csv`)."
+    "Train a fresh backbone and head on `label_map`, and save it with a log of its losses (`metrics.csv`); a run that `folder` holds already is left alone."
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     given,loss = _task(source, label_map, weights, recipe)
-    dls = dataloaders(source, given, bs=recipe.bs, valid=valid, augment=recipe.augment, device=_process_device(device), **kw)
-    model = _model(source, label_map, loss or loss_function(recipe, dls), recipe, seed)
-    state = [] if save_minutes is None else [TrainingState(folder/'training.safetensors', save_minutes, _identity(source, label_map, recipe, seed))]
-    learn = fit(model, dls, recipe, seed, log=folder/'metrics.csv', progress=progress, cbs=[*cbs, *state, Guard(limit), *loggers(logs, folder)], loss_func=loss)
-    return _finish(folder, learn, source, label_map, model, recipe, seed)
+    identity,content = _identity(source, label_map, recipe, seed, weights, kw),_content(source)
+    if _is_done(folder, identity, content):
+        if not rank_distrib(): print(f'{folder} holds this run already, finished: it is left alone')
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    state = folder/'training.safetensors'
+    if save_minutes is None and state.exists(): raise TrainingError(f"{state} is the state of an unfinished run: give save_minutes=… to go on with it, or delete it")
+    with caller_state():
+        dls = dataloaders(source, given, bs=recipe.bs, valid=valid, augment=recipe.augment, device=_process_device(device), **kw)
+        model = _model(source, label_map, loss or loss_function(recipe, dls), recipe, seed)
+        saves = [] if save_minutes is None else [TrainingState(state, save_minutes, identity)]
+        learn = fit(model, dls, recipe, seed, log=folder/'metrics.csv', progress=progress, cbs=[*cbs, *saves, Guard(limit), *loggers(logs, folder)], loss_func=loss)
+        info = dict(content=content) | ({'more': m} if (m := {k: v for k,v in identity.items() if k not in ('data','data_args','label_map','recipe','seed')}) else {})
+        return _finish(folder, learn, source, label_map, model, recipe, seed, info)
 
 # %% ../../nbs/training/02_pretrain.ipynb #3ebc581c
-def _finish(folder, learn, source, label_map, model, recipe, seed):
+def _finish(folder, learn, source, label_map, model, recipe, seed, more):
     "Process 0 writes the checkpoint and removes the state of training."
     info = dict(kind='pretrain', data=source.name, data_args=source.args, recipe=asdict(recipe), seed=seed, final_loss=float(learn.recorder.losses[-1]),
-                metrics=_metrics(learn), stats=source.split('train').stats)
+                metrics=_metrics(learn), stats=source.split('train').stats) | more
     if not rank_distrib():
         save_checkpoint(folder, Checkpoint(model, label_map, recipe.backbone, _channels(source), info))
         (folder/'training.safetensors').unlink(missing_ok=True)

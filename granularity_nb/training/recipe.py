@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['optimizers', 'schedules', 'precisions', 'heads', 'recipe_presets', 'transfer_names', 'TrainingError',
-           'DivergenceError', 'typed', 'Recipe', 'without_defaults', 'keeps_head']
+           'DivergenceError', 'typed', 'Recipe', 'without_defaults', 'keeps_head', 'check_pretraining',
+           'check_transfers']
 
 # %% ../../nbs/training/00_recipe.ipynb #5efdbd2a
 import math, numbers
@@ -57,6 +58,9 @@ def _check(self):
     for f,ok,rule in _rules:
         if not ok(getattr(self, f)): raise TrainingError(f"recipe: {f} must be {rule}, got {getattr(self, f)}")
     if self.schedule == 'one-cycle' and not self.warmup: raise TrainingError("recipe: warmup must be positive for the one-cycle schedule; use schedule='cosine' to start at the peak")
+    name,_,arg = self.objective.partition(':')
+    if self.label_smoothing and name in ('hxe','soft'): raise TrainingError(f"recipe: label_smoothing has no meaning for objective {self.objective!r}, whose targets follow the hierarchy: leave it out")
+    if self.label_smoothing and arg and name in ('softmax','semantic'): raise TrainingError(f"recipe: objective {self.objective!r} and label_smoothing={self.label_smoothing} both say how far to smooth: leave one out")
 
 # %% ../../nbs/training/00_recipe.ipynb #c6cee596
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Recipe:
     momentum:float=0.9            # Nesterov momentum (SGD) or beta 1 (AdamW)
     optimizer:str='sgd'           # 'sgd' or 'adamw'
     augment:str='none'            # see `augmentation`: 'none', 'shift:2', …
-    label_smoothing:float=0.      # share of the target spread over all classes (single label maps)
+    label_smoothing:float=0.      # share of the target spread over all classes
     schedule:str='one-cycle'      # 'one-cycle' (fastai's), or 'cosine': linear warm-up from 0, then half a cosine to 0
     warmup:float=0.25             # share of the run in which the learning rate rises
     decay_norm_bias:bool=True     # weight decay on biases and normalisation layers too
@@ -78,7 +82,7 @@ class Recipe:
     cutmix:float=0.               # alpha of CutMix, 0 for none
     ema:float=0.                  # decay of an exponential moving average of the weights (that is what is kept), 0 for none
     clip:float=0.                 # largest norm of the gradient, 0 for any
-    accumulate:int=1              # batches whose gradients are averaged before a step
+    accumulate:int=1              # batches whose gradients are averaged before a step; the last of an epoch, if fewer are left, make a step too
     precision:str='fp32'          # 'fp32', or autocast to 'bf16' or 'fp16' (with a gradient scaler)
     channels_last:bool=False      # memory format of images and convolutions
     compile:bool=False            # compile the model with torch.compile
@@ -161,3 +165,18 @@ def keeps_head(how:str,      # one of `transfer_names`
               )->bool:
     "Whether a transfer uses the pretrained head; then every pretraining class must lie in one target class."
     return how in ('readout','marginal') or how == 'finetune' and recipe.head == 'subclass-mean'
+
+# %% ../../nbs/training/00_recipe.ipynb #2e78bc43
+def check_pretraining(recipe:Recipe # of a run that begins from nothing
+                     )->None:
+    "Refuse settings that only fine-tuning has a use for."
+    for k in ('head','layer_decay'):
+        if getattr(recipe, k) != getattr(Recipe(), k): raise TrainingError(f"recipe: {k}={getattr(recipe, k)!r} is for fine-tuning; pretraining begins from nothing, leave it out")
+
+def check_transfers(recipe:Recipe, # of all of the transfers
+                    hows,          # some of `transfer_names`
+                   )->None:
+    "Refuse settings that none of the transfers has a use for."
+    for k,users in (('head', ('finetune',)), ('prior_bias', ('finetune',)), ('layer_decay', ('finetune','marginal'))):
+        if getattr(recipe, k) != getattr(Recipe(), k) and not {*users} & {*hows}: raise TrainingError(f"recipe: {k}={getattr(recipe, k)!r} does nothing for {' and '.join(hows)}; it is for {' and '.join(users)}")
+    if recipe.prior_bias and recipe.head != 'fresh': raise TrainingError(f"recipe: prior_bias is for a fresh head, head={recipe.head!r} has a bias: leave one out")
