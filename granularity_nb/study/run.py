@@ -6,7 +6,7 @@
 __all__ = ['load_plan', 'transfer_folder', 'execute', 'execute_all', 'WorkerError', 'provenance', 'collect', 'run']
 
 # %% ../../nbs/study/02_run.ipynb #5294cb68
-import importlib, json, math, multiprocessing as mp, os, platform, random, signal, sys, threading, time, warnings
+import importlib, json, math, multiprocessing as mp, os, platform, signal, sys, threading, time, warnings
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -231,19 +231,12 @@ def _transfer_step(plan, run, folder, source, how):
 @contextmanager
 def _computing(threads):
     "So many threads, and afterwards the caller's own again; its random numbers and cuDNN's settings are left alone too."
-    import numpy as np, torch
+    import torch
     from threadpoolctl import threadpool_limits
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(),cudnn.deterministic,cudnn.benchmark,random.getstate(),np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices), threadpool_limits(threads): # the limits: for scikit-learn's probe
-            if torch.get_num_threads() != threads: torch.set_num_threads(threads)
-            yield
-    finally:
-        if torch.get_num_threads() != before[0]: torch.set_num_threads(before[0])
-        cudnn.deterministic,cudnn.benchmark = before[1:3]
-        random.setstate(before[3]); np.random.set_state(before[4])
+    from granularity_nb.training.longrun import caller_state
+    with caller_state(), threadpool_limits(threads): # the limits: for scikit-learn's probe
+        if torch.get_num_threads() != threads: torch.set_num_threads(threads)
+        yield
 
 def execute(plan:Plan, # the grid
             run:Run,   # one of its runs
