@@ -18,9 +18,9 @@ def make_source(n=256):
     return Source('shades', h, dict(train=split(n, 0), valid=split(64, 1), test=split(8, 2)), h.level(1), dict(leaf=h.level(0), pair=h.level(1)))
 
 
-def loader(n, bs):
+def loader(n, bs, augment='none', **kw):
     s = make_source(n)
-    dl = dataloaders(s, s.level('leaf'), bs=bs, device='cpu').train
+    dl = dataloaders(s, s.level('leaf'), bs=bs, device='cpu', augment=augment, **kw).train
     dl.seed(3)
     return dl
 
@@ -39,16 +39,71 @@ def test_the_shares_make_the_batch(n, bs, world):
             assert len({len(s[i][1]) for s in shares}) == 1, 'processes must make the same number of images'
 
 
+@pytest.mark.parametrize('n,world', [(35, 8), (3, 8), (1, 4), (2, 16), (17, 8), (18, 8), (34, 16)])
+def test_no_image_is_lost_and_no_process_has_fewer_steps(n, world):
+    rows = lambda dl: [dl.get_idxs()[i:i+dl.bs] for i in range(0, len(dl.get_idxs()), dl.bs)]
+    s = make_source(n)
+    dls = dataloaders(s, s.level('leaf'), bs=16, valid='train', device='cpu')
+    for dl,kept in ((dls.valid, n), (dls.train, n-(n == 17))): # one image cannot be normalised by batch
+        parts = [RankDL.of(dl, r, world) for r in range(world)]
+        got = [[b[1].tolist() for b in p] for p in parts]
+        assert len({len(p) for p in got}) == 1 and all(len(p) == len(q) == len(r) for p,q,r in zip(got, parts, [rows(o) for o in parts]))
+        assert len({tuple(map(len, p)) for p in got}) == 1 and min(map(len, got[0])) > 0
+        dl.shuffle = False
+        assert len({o for p in parts for o in RankDL.of(dl, p.rank, world).get_idxs()}) == kept
+
+
+@pytest.mark.parametrize('augment', ['crop:2+flip', 'rrc:0.3+flip', 'color:0.4', 'shift:2'])
+@pytest.mark.parametrize('n,world', [(64, 4), (50, 8)])
+def test_each_image_is_augmented_as_one_process_would(n, world, augment):
+    def run(dl, seed=0):
+        torch.manual_seed(seed) # RandomShift draws from torch's own generator, which `fit` seeds by process
+        return [b[0] for _ in range(2) for b in dl]
+    whole = run(loader(n, 16, augment))
+    parts = [run(RankDL.of(loader(n, 16, augment), r, world), seed=r) for r in range(world)]
+    again = [run(RankDL.of(loader(n, 16, augment), r, world), seed=r) for r in range(world)]
+    assert all(torch.equal(a, b) for p,q in zip(parts, again) for a,b in zip(p, q, strict=True))
+    if augment == 'shift:2': return
+    for i,x in enumerate(whole): assert torch.allclose(torch.cat([p[i] for p in parts])[:len(x)], x, atol=1e-6)
+
+
+def test_processes_crop_differently_and_a_share_leaves_the_loader_as_it_was():
+    s = make_source(32)
+    same = Split(np.repeat(s.split('train').images[:1], 32, 0), s.split('train').leaf)
+    s = s.but(splits=s.splits | dict(train=same))
+    def make():
+        dl = dataloaders(s, s.level('leaf'), bs=32, device='cpu', augment='crop:3+flip').train
+        dl.seed(0)
+        return dl
+    dls = make(),make()
+    a,b = (next(iter(RankDL.of(dl, r, 2)))[0] for r,dl in enumerate(dls))
+    assert not torch.equal(a, b) and len(torch.unique(torch.cat([a, b]).flatten(1), dim=0)) > 16
+    dls[0].seed(0)
+    assert torch.equal(next(iter(dls[0]))[0], next(iter(make()))[0])
+
+
+def test_a_share_goes_on_in_the_middle_of_an_epoch():
+    make = lambda: RankDL.of(loader(50, 8, 'crop:2+flip'), 1, 4)
+    whole,dl,rest = list(make()),make(),make()
+    for i,_ in enumerate(dl):
+        if i == 3: break
+    rest.load_state_dict(json.loads(json.dumps(dl.state_dict())))
+    for a,b in zip(rest, whole[4:], strict=True): assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
+
+
 def test_a_batch_that_cannot_be_divided_is_refused():
     with pytest.raises(TrainingError, match='multiple of 3'): RankDL.of(loader(64, 16), 0, 3)
 
 
 script = '''
-import json, sys, torch
+import json, random, sys, numpy as np, torch
+from fastai.callback.core import Callback
 sys.path.insert(0, {tests!r})
-from fastai.torch_core import rank_distrib, set_seed
+from fastai.torch_core import num_distrib, rank_distrib, set_seed
 from test_distributed import make_source
+from fastai.learner import Learner
 from granularity_nb.data.block import dataloaders
+from granularity_nb.training.distributed import distributed
 from granularity_nb.training.pretrain import fit, pretrain
 from granularity_nb.training.recipe import Recipe, TrainingError
 torch.set_num_threads(1)
@@ -56,8 +111,25 @@ s = make_source()
 dls = dataloaders(s, s.level('leaf'), bs=32, device='cpu')
 set_seed(0)
 net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
-learn = fit(net, dls, Recipe(epochs=3, lr=.05, accumulate=2, clip=1., ema=.5), seed=1, progress=False)
-out = dict(losses=[float(o) for o in learn.recorder.losses], values=[list(v)[1:3] for v in learn.recorder.values], weights=net[1].weight.flatten().tolist())
+class Draws(Callback): # what each process draws from the generators that augmentations may use
+    def before_batch(self):
+        if hasattr(self, 'drawn') or not num_distrib(): return
+        self.drawn = [None]*num_distrib()
+        torch.distributed.all_gather_object(self.drawn, [random.random(), np.random.rand(), torch.rand(1).item()])
+draws = Draws()
+learn = fit(net, dls, Recipe(epochs=3, lr=.05, accumulate=2, clip=1., ema=.5), seed=1, progress=False, cbs=[draws])
+out = dict(losses=[float(o) for o in learn.recorder.losses], values=[list(v)[1:3] for v in learn.recorder.values], weights=net[1].weight.flatten().tolist(), draws=getattr(draws, 'drawn', None))
+class Rows(Callback): # which images all processes together train on in an epoch
+    def after_train(self):
+        self.rows = [None]*num_distrib()
+        torch.distributed.all_gather_object(self.rows, list(self.dl._DataLoader__idxs))
+if num_distrib():
+    dls,rows = dataloaders(s, s.level('leaf'), bs=32, device='cpu'),Rows()
+    dls.train.rng = random.Random(rank_distrib()) # as different as processes are when they start
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    by_hand = Learner(dls, net, cbs=[rows])
+    with by_hand.no_bar(), by_hand.no_logging(), distributed(by_hand, Recipe()): by_hand.fit(1)
+    out['rows'] = rows.rows
 try: pretrain(s, s.level('leaf'), sys.argv[1]+'-bn', Recipe(epochs=1, bs=32), progress=False, device='cpu')
 except TrainingError as e: out['error'] = str(e)
 pretrain(s, s.level('leaf'), sys.argv[1]+'-run', Recipe(epochs=2, bs=32, sync_bn=False), progress=False, device='cpu', save_minutes=0, valid='valid')
@@ -79,6 +151,15 @@ def results(tmp_path_factory):
 
 def test_two_processes_have_the_losses_of_one(results):
     for k in ('losses','values','weights'): assert np.abs(np.subtract(results[1][k], results[2][k])).max() < 1e-4, k
+
+
+def test_processes_that_were_seeded_differently_still_share_one_order(results):
+    a,b = results[2]['rows']
+    assert sorted(a+b) == list(range(256))
+
+
+def test_processes_draw_different_numbers(results):
+    for a,b in zip(*results[2]['draws']): assert a != b
 
 
 def test_batch_norm_on_cpus_is_refused_unless_asked_for(results):

@@ -259,12 +259,20 @@ def __iter__(self:GatherDL):
     self._done = skip
     for i,b in enumerate(self._batches(), skip):
         for j,f in enumerate(getattr(self.after_batch, 'fs', [])):
-            if hasattr(f, 'reseed'): f.reseed(key, i, j)
+            if hasattr(f, 'reseed'):
+                f.reseed(key, i, j)
+                f.part = self.part(i)
         self._done = i+1
         yield self.after_batch(b)
     self._done,self.epoch = 0,self.epoch+1
     self.after_iter()
     if hasattr(self, 'it'): del(self.it)
+
+@patch
+def part(self:GatherDL,
+    i:int, # number of a batch
+):         # images of the whole batch, and the places in it of those that this loader makes; None if it makes all
+    "What part of a batch this loader makes."
 
 @patch
 def one_batch(self:GatherDL):
@@ -315,10 +323,12 @@ class RandomShift(Transform):
 # %% ../../nbs/data/05_block.ipynb #f9d78c6c
 class _Random(Transform):
     "A training transform of whole batches with a generator of its own."
-    split_idx,generator = 0,None
+    split_idx,generator,part = 0,None,None # `part`: if the batch is one of a larger one, images of that, and the places of these in it
     def reseed(self, *key): self.generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)))
-    def _uniform(self, x, low, high): return (torch.rand(len(x), generator=self.generator)*(high-low)+low).to(x.device)
-    def __getstate__(self): return dict(self.__dict__, generator=None) # a torch.Generator cannot be pickled everywhere
+    def _uniform(self, x, low, high):
+        n,at = self.part or (len(x), slice(None))
+        return (torch.rand(n, generator=self.generator)[at][:len(x)]*(high-low)+low).to(x.device)
+    def __getstate__(self): return dict(self.__dict__, generator=None, part=None) # a torch.Generator cannot be pickled everywhere
 
 # %% ../../nbs/data/05_block.ipynb #97fbea6c
 class CropFlip(_Random):

@@ -7,7 +7,7 @@ __all__ = ['RankDL', 'distributed']
 
 # %% ../../nbs/training/12_distributed.ipynb #dbeac233
 from contextlib import contextmanager
-import torch
+import numpy as np, torch
 from fastai.callback.core import Callback
 from fastai.distributed import DistributedTrainer # patches Learner with distrib_ctx
 from fastai.torch_core import num_distrib, rank_distrib
@@ -34,15 +34,18 @@ class RankDL(GatherDL):
         whole = self.bs*self.world
         return self.n//whole+(0 if self.drop_last or self.n % whole == 0 else 1)
 
+    def part(self,
+             i:int): # number of a batch
+        "Images of whole batch `i`, and the places of this process's in it: where they cannot be divided evenly, the first ones come again."
+        whole = self.bs*self.world
+        n = min(whole, self.n-i*whole)
+        k = -(-n//self.world)
+        return n, torch.arange(self.rank*k, (self.rank+1)*k) % n
+
     def get_idxs(self):
-        "Row numbers of this process: its part of each whole batch, the last one repeated in part so that it divides evenly."
-        idxs,whole,out = list(super().get_idxs()), self.bs*self.world, []
-        for i in range(0, len(self)*whole, whole):
-            b = idxs[i:i+whole]
-            b += b[:-len(b) % self.world]
-            k = len(b)//self.world
-            out += b[self.rank*k:(self.rank+1)*k]
-        return out
+        "Row numbers of this process: its part of each whole batch."
+        idxs,whole = np.asarray(super().get_idxs()), self.bs*self.world
+        return [o for i in range(len(self)) for o in idxs[i*whole+self.part(i)[1].numpy()].tolist()]
 
 # %% ../../nbs/training/12_distributed.ipynb #41209f3a
 def _has_batch_norm(model): return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
@@ -53,7 +56,11 @@ class _ByRank(Callback):
     def before_fit(self): self.shares = {}
     def _share(self):
         dl = getattr(self.learn.dl, 'dl', self.learn.dl)
-        if id(dl) not in self.shares: self.shares[id(dl)] = RankDL.of(dl, rank_distrib(), num_distrib())
+        if id(dl) not in self.shares:
+            order = [dl.rng.getstate()] # all take process 0's, or each would have its share of another order
+            torch.distributed.broadcast_object_list(order, 0)
+            dl.rng.setstate(order[0])
+            self.shares[id(dl)] = RankDL.of(dl, rank_distrib(), num_distrib())
         self.learn.dl = self.shares[id(dl)]
     def before_train(self): self._share()
     def before_validate(self): self._share()

@@ -76,7 +76,7 @@ def fit(model,              # module: images → logits (or log-probabilities) o
     with caller_state():
         learn = learner(model, dls, recipe, log, cbs, loss_func, splitter)
         set_seed(seed, reproducible=True)
-        if rank_distrib(): torch.manual_seed(seed+1_000_003*rank_distrib()) # processes do not all draw the same augmentations
+        if rank_distrib(): set_seed(seed+1_000_003*rank_distrib()) # processes do not all draw the same augmentations
         dls.train.rng = random.Random(seed)
         with _quiet(learn, progress), memory_advice(learn, recipe), _several_processes(learn, recipe): fit_schedule(learn, recipe, factors)
     if learn.guard.error: raise DivergenceError(learn.guard.error)
