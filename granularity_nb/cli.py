@@ -9,7 +9,7 @@ __all__ = ['parser', 'main']
 import argparse, codecs, difflib, json, os, re, sys, time, warnings
 from contextlib import contextmanager
 from pathlib import Path
-from .text import one_line as printable
+from .text import one_line
 
 # %% ../nbs/cli.ipynb #ee411f01
 def _wrong(text, is_): raise argparse.ArgumentTypeError(f"{text[:60]!r} {is_}") from None
@@ -55,7 +55,7 @@ def _texts(text): return tuple(o.strip() for o in _some(text).split(',') if o.st
 class _Parser(argparse.ArgumentParser):
     "An argument parser whose errors are one line, and which takes no part of a name for the whole: --lr is not --lrs."
     def __init__(self, **kw): super().__init__(**kw, allow_abbrev=False)
-    def error(self, message): self.exit(2, f"{self.prog}: {printable(message)}\n")
+    def error(self, message): self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
 def _add_data(p):
     p.add_argument('--data', help='data set (default: glyphs, which is built in)')
@@ -183,11 +183,11 @@ def _fewer(plan, args):
     return replace(plan, data_args=plan.data_args | new)
 
 # %% ../nbs/cli.ipynb #82fa3981
-def _say(*texts): print(*('\n'.join(printable(o) for o in t.split('\n')) for t in texts), flush=True)
+def _say(*texts): print(*('\n'.join(one_line(o) for o in t.split('\n')) for t in texts), flush=True)
 
 def _table(df):
-    "A table as text; names in it are printable."
-    return df.apply(lambda column: column.map(lambda o: printable(o) if isinstance(o, str) else o)).to_string(index=False)
+    "A table as text; names in it are on one line, without characters that act."
+    return df.apply(lambda column: column.map(lambda o: one_line(o) if isinstance(o, str) else o)).to_string(index=False)
 
 def _study(args):
     from granularity_nb.study.plan import StudyError
@@ -206,7 +206,7 @@ def _study(args):
     for r in plan.recipes:
         _say(f"\nTarget error in %, mean ± 95 % interval over {len(plan.seeds)} seeds, in brackets that of the images where the spread over seeds is not known (recipe '{r}', split '{plan.splits[0]}')\n")
         _say(_table(error_table(results, r, plan.splits[0])))
-    _say('\n'+'\n'.join(map(printable, findings(results[results.split.isin((*plan.splits, 'valid'))], plan.comparison))))
+    _say('\n'+'\n'.join(map(one_line, findings(results[results.split.isin((*plan.splits, 'valid'))], plan.comparison))))
     _say(f"\n{(time.time()-start)/60:.1f} minutes. The report with the curve: {path}")
 
 # %% ../nbs/cli.ipynb #4bf31acf
@@ -271,7 +271,7 @@ def _message(e, command):
     elif isinstance(e, MemoryError): text = f"there is not enough memory{f' ({e})' if str(e) else ''}; ask for less"
     elif isinstance(e, _friendly(command)): text = str(e)
     else: return None
-    return '\n  '.join(map(printable, text.split('\n  ')))
+    return '\n  '.join(map(one_line, text.split('\n  ')))
 
 @contextmanager
 def _notes():
@@ -280,7 +280,7 @@ def _notes():
         show,said = warnings.showwarning,set()
         def note(message, category, filename, *args, **kw):
             if f'{os.sep}granularity_nb{os.sep}' not in filename: return show(message, category, filename, *args, **kw)
-            if str(message) not in said: print(f'granularity: note: {printable(message)}', file=sys.stderr)
+            if str(message) not in said: print(f'granularity: note: {one_line(message)}', file=sys.stderr)
             said.add(str(message))
         warnings.showwarning = note
         yield
