@@ -20,6 +20,7 @@ from fastprogress.fastprogress import progress_bar
 from ..files import locked, remove_unfinished, whole_file, write_whole
 from ..data.source import source_module
 from ..provenance import origin
+from ..text import one_line
 from .plan import Plan, Run, StudyError, check_device, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
 
 # %% ../../nbs/study/02_run.ipynb #8a72fed3
@@ -433,7 +434,7 @@ def _work(plan, todo, at, folder, workers, progress, said=()):
                 new = min(now, total)-before
                 for _ in range(new-seen): yield
                 seen,ended = max(seen, new),ended+bool(r)
-                if r and progress and not bar: print(f"{ended} of {len(todo)} runs, {_clock(start, seen, total-before)}: {r.recipe}, {r.map}, seed {r.seed}", flush=True)
+                if r and progress and not bar: print(f"{ended} of {len(todo)} runs, {_clock(start, seen, total-before)}: {one_line(r.recipe)}, {one_line(r.map)}, seed {r.seed}", flush=True)
     with closing(units()) as steps:
         for _ in (progress_bar(steps, total=total-before) if bar else steps): pass
     return failed
