@@ -255,6 +255,16 @@ def test_archives_have_an_identity(hundred, tmp_path):
     twice = Source('x', h, dict(train=Split(FileImages(t, 8), [0]*100), test=Split(FileImages(t[[7, 3]], 8), [0, 0])), h.level(0)).leakage()
     assert twice.again.tolist() == ['a.tar/007.jpg','a.tar/003.jpg'] and twice.image.tolist() == twice.again.tolist()
 
+def test_a_table_of_the_user_is_not_taken_for_a_list_of_bad_images(listed, tmp_path):
+    for text in ('path,label\na.jpg,cat\n', 'a,b,c,d\n', '\x00\xff'):
+        (tmp_path/'mine.csv').write_text(text)
+        with pytest.raises(StoreError, match='mine.csv.*something else'): stream(listed, 16, bad=tmp_path/'mine.csv')
+        assert (tmp_path/'mine.csv').read_text() == text
+    with pytest.raises(StoreError, match='something else'): stream(listed, 16, bad=tmp_path)
+    (tmp_path/'mine.csv').write_text('3,"a.jpg","truncated","x"\n')
+    stream(listed, 16, bad=tmp_path/'mine.csv') # an earlier run's
+
+
 def test_a_subsample_of_a_stream_leaves_bad_images_out_too(listed, folder):
     (folder/'tabby'/'3.jpg').write_bytes(b'')
     some = stream(listed, 16).subsample(24)

@@ -18,6 +18,13 @@ from ..files import whole_file
 from ..labels.reading import image_types
 
 # %% ../../nbs/data/06_stream.ipynb #5f395bbd
+def _may_list(path):
+    "Whether a file is a list of bad images, or is to be made: nobody's own table is added to."
+    if not os.path.isfile(path): return not os.path.isdir(path)
+    import csv
+    with open(path, newline='', encoding='utf-8', errors='replace') as f: first = next(csv.reader(f), None)
+    return first is None or len(first) == 4 and first[0].isdecimal()
+
 class FileImages:
     "Image files as a uint8 array `(n, height, width, 3)` that is decoded when it is indexed."
     dtype = np.dtype(np.uint8)
@@ -32,6 +39,7 @@ class FileImages:
                  max_bytes:int=None): # larger files are not read; `store.MAX_BYTES` if None
         if bad is not None and not os.path.isdir(os.path.dirname(os.path.abspath(bad))): raise StoreError(f'bad images cannot be listed in {bad}: there is no such folder')
         self.files,self.decode,self.bad,self.strict,self._known = files,Decode(size, mode, fit, max_pixels, max_bytes),bad,strict,{}
+        if bad is not None and not _may_list(bad): raise StoreError(f'bad images cannot be listed in {bad}, which holds something else: choose another file')
 
     def __len__(self): return len(self.files)
     def __repr__(self): return f"FileImages({len(self):,} files, {'x'.join(map(str, self.shape[1:]))})"
