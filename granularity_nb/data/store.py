@@ -36,8 +36,13 @@ class ImageError(StoreError):
     def __reduce__(self): return ImageError, (self.reason, self.detail, self.name)
 
 # %% ../../nbs/data/03_store.ipynb #324efd2c
-MAX_PIXELS = 89_478_485 # of an image: larger ones are not decoded, they may be "decompression bombs" (Pillow's own limit)
-MAX_BYTES = 2**28       # of a file: larger ones are not read
+def _budget(name, usual):
+    text = os.environ.get(name) or str(usual)
+    if not (text.isascii() and text.isdigit() and int(text)): raise StoreError(f'the environment variable {name} must be a whole number from 1, not {text!r}')
+    return int(text)
+
+MAX_PIXELS = _budget('GRANULARITY_MAX_PIXELS', 89_478_485) # of an image: larger ones are not decoded, they may be "decompression bombs" (Pillow's own limit)
+MAX_BYTES = _budget('GRANULARITY_MAX_BYTES', 2**28) # of a file: larger ones are not read
 
 _ours = errno.EMFILE, errno.ENFILE, errno.ENOMEM # the machine's fault and not the file's
 
