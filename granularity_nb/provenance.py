@@ -16,7 +16,7 @@ _package = Path(__file__).parent if '__file__' in globals() else Path.cwd()
 def checkout_commit(folder=None, # of a git checkout, whose changed and new files count; None: this package
                    )->str|None:
     "The commit that is checked out, with '(with uncommitted changes)' if so; None if `folder` is not tracked by git, as in an installed package."
-    def git(*args): return subprocess.run(['git', '--no-optional-locks', '-C', str(folder or _package), *args], capture_output=True, text=True, timeout=10)
+    def git(*args): return subprocess.run(['git', '--no-optional-locks', '-C', str(folder or _package), *args], capture_output=True, text=True, errors='replace', timeout=10)
     try:
         if not git('ls-files', '.').stdout.strip(): return None # installed, or inside somebody else's repository
         head = git('rev-parse', 'HEAD')

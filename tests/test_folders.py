@@ -309,3 +309,64 @@ def test_official_validation_images_under_another_name_are_said(tmp_path):
     args = any_source('imagenet21k', tmp_path)
     (tmp_path/'f'/'val').rename(tmp_path/'f'/'validation')
     with pytest.warns(SourceWarning, match="'validation' in .* is not read; call the folder of validation images val"): Source.open('imagenet21k', **args)
+
+
+# What a person needs to be told
+
+@pytest.mark.parametrize('sep', [';','\t','|'])
+def test_tables_as_spreadsheets_write_them(tmp_path, sep):
+    assert sizes(in_table(table(tmp_path/'t', some(), sep=sep))) == dict(train=12)
+    (tmp_path/'u.csv').write_text(f'path,b{sep}c\na,x\n')
+    assert [*read_table(tmp_path/'u.csv')] == ['path',f'b{sep}c'], 'where there is a comma, that is it'
+
+def test_windows_paths_and_homes(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    file = table(tmp_path/'t', some(path=[f'a/b/{i}.png' for i in range(12)]))
+    t = pd.read_csv(file)
+    for o in (t.path.str.replace('/', '\\'), '~/t/'+t.path, str(tmp_path/'t')+'/'+t.path):
+        t.assign(path=o).to_csv(file, index=False)
+        assert in_table(file).split('train').files.relative() == [f'a/b/{i}.png' for i in range(12)]
+    s = Source.open('table', root='~/t', file=Path('~/t/t.csv'))
+    assert s.where == dict(root=str(tmp_path/'t'), file=str(file)) and opened('~/t').where == dict(root=str(tmp_path/'t')) and folders('~/t').leaves == ('b',)
+    monkeypatch.chdir(tmp_path)
+    assert opened('t').where == dict(root=str(tmp_path/'t'))
+
+NULLS = dict(Int64=lambda: pd.array([1, 2, None], dtype='Int64'), float=lambda: [1., 2., np.nan], string=lambda: pd.array(['a','b',None], dtype='string'), object=lambda: ['a','b',None], boolean=lambda: pd.array([True,False,None], dtype='boolean'), date=lambda: pd.to_datetime(['2020-01-01','2020-01-02',None]))
+@pytest.mark.parametrize('kind', NULLS)
+def test_empty_cells_of_every_type(tmp_path, kind):
+    file = table(tmp_path/'t', some(3), 't.parquet')
+    for k in ('path','label','split','group'):
+        pd.read_parquet(file).assign(**{k: NULLS[kind]()}).to_parquet(tmp_path/'t'/'u.parquet')
+        with pytest.raises(SourceError, match=f"column '{k}' is empty in row 2"): in_table(tmp_path/'t'/'u.parquet', **(dict(group='group') if k == 'group' else {}))
+
+@pytest.mark.parametrize('label,says', [(['["dog"]'], "'\\[\"dog\"\\]', looks like JSON"), (["{'a': 1}"], 'looks like JSON')])
+def test_labels_that_are_json(tmp_path, label, says):
+    with pytest.raises(SourceError, match=says): in_table(table(tmp_path/'t', some(label=label*12)))
+
+@pytest.mark.parametrize('cell', [['dog','poodle'], b'dog', dict(a=1)])
+def test_cells_that_are_no_names(tmp_path, cell):
+    with pytest.raises(SourceError, match="column 'label' holds .* in row 0 .*no name"): in_table(table(tmp_path/'t', some(label=[cell]*12), 't.parquet'))
+
+@pytest.mark.parametrize('name,data,says', [('t.json', b'[{"path": "0.png"}]', 't.json holds JSON, no table'), ('t.csv', b'path,label\n', 'column names, but no rows'), ('t.csv', b'', 't.csv is empty'),
+    ('t.csv', b'0.png,dog\n1.png,cat\n', 'is the first line one of column names'), ('t.csv', 'path,label\n'.encode('utf-16'), 'not UTF-8.*a table is'), ('t.xlsx', b'PK\x03\x04\xff', 'not UTF-8.*a table is')])
+def test_files_that_are_no_tables(tmp_path, name, data, says):
+    (tmp_path/name).write_bytes(data)
+    with pytest.raises(SourceError, match=says) as e: in_table(tmp_path/name)
+    assert str(e.value).count(str(tmp_path/name)) == 1
+
+def test_parquet_by_any_name(tmp_path):
+    file = table(tmp_path/'t', some(), 't.parquet')
+    assert sizes(in_table(file.rename(tmp_path/'t'/'t.pq'))) == dict(train=12)
+
+@pytest.mark.parametrize('kw,label,says', [(dict(label=['breed','kind']), None, "'kind' is coarser than 'breed' before it, each of whose 3 names has one of it .*label=.…."), ({}, ['poodle/dog','beagle/dog','tabby/cat'], 'name 2 is coarser than name 1')])
+def test_ranks_from_fine_to_coarse_are_said(tmp_path, kw, label, says):
+    file = table(tmp_path/'t', some(kind=['dog','dog','cat']*4, breed=['poodle','beagle','tabby']*4) | (dict(label=label*4) if label else {}))
+    with pytest.warns(SourceWarning, match=says): in_table(file, **kw)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        in_table(table(tmp_path/'u', some(kind=['dog','dog','cat']*4, breed=['poodle','beagle','tabby']*4)), label=['kind','breed'])
+
+@pytest.mark.parametrize('k', ['root','cache'])
+def test_an_empty_place_is_not_the_present_one(tmp_path, monkeypatch, k):
+    monkeypatch.chdir(tree(tmp_path/'f', 'a', 'b'))
+    with pytest.raises(SourceError, match=f"{k}='' is empty"): opened(**dict(root='.') | {k: ''})

@@ -260,3 +260,12 @@ def test_a_plan_of_many_seeds_opens_and_cuts_once(monkeypatch):
     for name,f in (('opened','open_source'), ('cut','label_map'), ('hashed','_data_digest')): monkeypatch.setattr(module, f, counting(name, getattr(module, f)))
     rs = runs(plan)
     assert len(rs) == 9000 and count['opened'] == 1 and count['hashed'] == 1 and count['cut'] <= 4
+
+
+def test_validation_images_of_one_class_choose_nothing():
+    one = _set(**EVERY | dict(valid=[0,2]*5))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert runs(one)
+    for more in (dict(lrs=dict(direct=[.1,.3])), dict(transfers=('probe',))):
+        with pytest.raises(StudyError, match="all images of split 'valid' of 'pets' are of the one target class 'dog'"): runs(replace(one, **more))

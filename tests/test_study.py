@@ -8,6 +8,7 @@ from PIL import Image
 from granularity_nb.cli import main
 from granularity_nb.files import locked, whole_file, write_whole
 from granularity_nb.labels.hierarchy import Hierarchy
+from granularity_nb.data.images import SourceWarning
 from granularity_nb.data.source import Source, Split
 from granularity_nb.study.plan import Plan, StudyError, checked, label_map, n_seen, open_source, plan_from_dict, preset, presets, runs
 from granularity_nb.study.report import curve, figure, findings, forest_plot, mean_interval, paired, paired_table, report, summary
@@ -903,7 +904,6 @@ def test_what_workers_warn_of_is_heard_once(tmp_path):
 
 
 def test_warnings_of_a_worker_come_with_its_result_or_its_error():
-    from granularity_nb.data.images import SourceWarning
     with _heard() as said:
         for _ in range(2): warnings.warn('ours', SourceWarning)
         warnings.warn('of another library')
@@ -914,6 +914,25 @@ def test_warnings_of_a_worker_come_with_its_result_or_its_error():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         _tell(said, told)
+
+
+class Odd(Exception):
+    "Like some of other libraries, it cannot be made again from its text."
+    def __init__(self, what, *, why): super().__init__(f'{what}: {why}')
+
+
+def test_an_error_that_cannot_be_sent_is_sent_as_text(tmp_path, monkeypatch):
+    "A pool that cannot read its answer breaks, and says so of a worker."
+    import pickle, granularity_nb.study.run as running
+    def fails(*args):
+        warnings.warn('half of it was there', SourceWarning)
+        raise Odd('the disk', why='is gone')
+    monkeypatch.setattr(running, 'execute', fails)
+    with pytest.raises(Exception) as e: running.execute_all(None, [None], tmp_path)
+    again = pickle.loads(pickle.dumps(e.value))
+    assert str(again) == 'Odd: the disk: is gone' and list(again.said) == ['half of it was there']
+    monkeypatch.setattr(running, 'execute', lambda *args: (_ for _ in ()).throw(StudyError('as it is')))
+    with pytest.raises(StudyError, match='^as it is$'): running.execute_all(None, [None], tmp_path)
 
 
 def test_a_run_in_this_process_leaves_it_as_it_was(tmp_path):

@@ -86,7 +86,7 @@ def _carve_whole(leaf, n, seed, groups, together):
 def _whole_parts(leaf, n, *args):
     "Parts of whole groups; sizes that differ much from those asked for are said."
     out = _carve_whole(leaf, n, *args)
-    odd = next((k for k in n if n[k] and abs(len(out[k])-n[k]) > max(1, n[k]//5)), None)
+    odd = next((k for k in n if n[k] and abs(len(out[k])-n[k]) > max(1, n[k]//4)), None)
     if odd is not None: warnings.warn(f"{odd}: {len(out[odd])} images instead of {n[odd]}, since groups stay whole", SourceWarning, stacklevel=6)
     return out
 
@@ -358,13 +358,13 @@ def folder_source(
 # %% ../../nbs/data/04_images.ipynb #9395bc00
 def _row_files(table, root, cells):
     "The files that the rows of a table name."
-    cells = [os.path.expanduser(o) for o in cells]
+    given,cells = cells,[os.path.expanduser(o) for o in cells]
     if os.sep != '\\' and any('\\' in o for o in cells): cells = [o if '\\' not in o or os.path.exists(os.path.join(root, o)) else o.replace('\\', '/') for o in cells] # a table from Windows
     parts = [os.path.relpath(o, root) if os.path.isabs(o) else os.path.normpath(o) for o in cells]
     parts = [o.replace(os.sep, '/').rpartition('/') for o in parts]
     size = [_size(os.path.join(root, a, c)) for a,_,c in parts]
     lost = [i for i,o in enumerate(size) if o < 0]
-    if lost: raise SourceError(f"{table}: {len(lost)} of {len(size)} files do not exist, such as {cells[lost[0]]!r} in row {lost[0]} (rows count from 0); paths are relative to {root}, name another folder with root=…")
+    if lost: raise SourceError(f"{table}: {len(lost)} of {len(size)} files do not exist, such as {given[lost[0]]!r} in row {lost[0]} (rows count from 0); paths are relative to {root}, name another folder with root=…")
     number = {o:i for i,o in enumerate(sorted({a for a,_,_ in parts}))}
     return Files(root, number, [number[a] for a,_,_ in parts], [c for _,_,c in parts], size)
 
@@ -440,11 +440,12 @@ def _row_parts(table, of, files):
 def _cells(table, have, names, optional):
     "Some columns of a table as lists of texts without blanks; an optional one may be missing."
     lost = [o for o in names if o not in have.keys()]
-    if lost: raise SourceError(f"{table}: there is no column {lost[0]!r}, only {', '.join(map(repr, have.keys()))}; name the columns with path=…, label=… (or a list, coarsest first) and split=…")
+    if lost: raise SourceError(f"{table}: there is no column {lost[0]!r}, only {', '.join(map(repr, have.keys()))}; "
+        +('is the first line one of column names? It looks like an image' if any(str(o).lower().endswith(image_types) for o in have.keys()) else 'name the columns with path=…, label=… (or a list, coarsest first) and split=…'))
     out = {o: cells(have[o]) for o in (*names, *(o for o in optional if o in have.keys()))}
     if not out[names[0]]: raise SourceError(f'{table} has column names, but no rows: it needs one for each image')
     for k,o in out.items():
-        bad = [i for i,c in enumerate(o) if is_missing(c)]
+        bad = [i for i,c in enumerate(o) if not hasattr(c, '__len__') and is_missing(c) or isinstance(c, str) and not c.strip()] # a list is refused by its kind
         if bad: raise SourceError(f'{table}: column {k!r} is empty in row {bad[0]} (rows count from 0)'+(f' and {len(bad)-1} more' if len(bad) > 1 else '')+'; fill it, or leave the row out')
     try: return {k: [c.strip() for c in texts(o, f'column {k!r}')] for k,o in out.items()}
     except HierarchyError as e: raise SourceError(f'{table}: {e}') from None
@@ -452,7 +453,7 @@ def _cells(table, have, names, optional):
 def _read(table):
     "The columns of a table."
     try: return read_table(table)
-    except (HierarchyError, ValueError, csv.Error) as e: raise SourceError(f'{table} cannot be read ({e}): it must be a .csv in UTF-8 with a line of column names, or a .parquet file') from None
+    except (HierarchyError, ValueError, csv.Error) as e: raise SourceError(f"{e if str(table) in str(e) else f'{table} cannot be read ({e})'}; a table is a .csv in UTF-8 with a line of column names, or a .parquet file") from None
 
 # %% ../../nbs/data/04_images.ipynb #85907cc4
 def _crossed(h, leaf, levels, column, name):
@@ -492,7 +493,8 @@ def table_source(
 )->Source:
     "Images and labels by the rows of a table."
     root = _root('table', root, 'the images, or the table')
-    name = root if file is None else root/os.path.expanduser(file)
+    file = None if file is None else os.path.expanduser(os.fspath(file))
+    name = root if file is None else root/file
     if not name.is_file(): raise SourceError(f"table: {name} is no file; root=… is the table, or the folder of the images together with file='….csv'")
     labels = [label] if isinstance(label, str) else _names_of('table: label', label)
     if sep == '': raise SourceError("table: sep='' separates nothing; pass None if a label is one name")

@@ -862,7 +862,7 @@ def long_tail(self:Source,
     got = np.minimum(size, keep)[seen]
     short,top = int((size[seen] < keep[seen]).sum()),got.max()
     if short or top < factor: warnings.warn(f"long_tail: the largest class has {top} images and the smallest {got.min()}, {top/got.min():.3g} times as many instead of {factor:g}: "
-        +(f"{short} of {len(seen)} classes have fewer images than the curve asks for" if short else 'a class keeps one image at least'), SourceWarning, stacklevel=3)
+        +(f"of {len(seen)} classes, {short} cannot fill the curve" if short else 'a class keeps one image at least'), SourceWarning, stacklevel=3)
     return _step(self, 'long_tail', split, s.take(rows), factor=factor, seed=int(seed), level=level)
 
 # %% ../../nbs/data/01_source.ipynb #429754d7

@@ -56,6 +56,9 @@ def _read_csv(path):
     return {k:[r[j] for r in rows] for j,k in enumerate(header)}
 
 # %% ../../nbs/labels/00_reading.ipynb #bf42b3fc
+def _is_parquet(path):
+    with open(path, 'rb') as f: return f.read(4)==b'PAR1'
+
 def read_table(table, # pandas DataFrame, {column: values}, pyarrow or polars table, or the path of a .csv or .parquet file
               ):      # columns by name: `table[name]`, `table.keys()`
     "A table's columns."
@@ -64,7 +67,7 @@ def read_table(table, # pandas DataFrame, {column: values}, pyarrow or polars ta
         if hasattr(table, 'keys'): return table
         if names is None: raise HierarchyError(f"a table is a pandas DataFrame, {{column: values}}, or a .csv or .parquet file, not a {type(table).__name__}")
         return {o:table[o] for o in names}
-    if Path(table).suffix.lower()!='.parquet': return _read_csv(table)
+    if Path(table).suffix.lower()!='.parquet' and not _is_parquet(table): return _read_csv(table)
     import pandas as pd
     try: return pd.read_parquet(table)
     except ValueError as e: raise HierarchyError(f"{table} cannot be read ({e})") from None

@@ -433,11 +433,16 @@ def _run(plan, source, to, direct, spec, known):
     return Run(direct.recipe, spec, direct.seed, can, _config(plan, source, spec, direct.seed, r, known, **more), direct.transfer)
 
 # %% ../../nbs/study/01_plan.ipynb #226e3097
+def _chosen_on(plan):
+    "('valid',) if learning rates or probes are chosen there."
+    probed = 'probe' in plan.transfers or any(r['transfer'].get('head') == 'probe' for r in plan.recipes.values())
+    return ('valid',) if plan.lrs or probed else ()
+
 def _check_splits(plan, source, to):
     "Refuse splits that are not there or hold no images."
-    probed = 'probe' in plan.transfers or any(r['transfer'].get('head') == 'probe' for r in plan.recipes.values())
     tuned = "learning rates are chosen on 'valid': give the data set one, or leave lrs out" if plan.lrs else "probes are chosen on 'valid': give the data set one, or use other transfers"
-    need = {'train': 'nothing can be trained without it'} | ({'valid': tuned} if plan.lrs or probed else {}) | dict.fromkeys(plan.splits, '')
+    need = {'train': 'nothing can be trained without it'} | dict.fromkeys(_chosen_on(plan), tuned) 
+    need |= {s: need.get(s, '') for s in plan.splits}
     for o,s,why in [(source, 'train', need['train']), *((to, s, why) for s,why in need.items())]:
         why = f'; {why}' if why else ''
         if s not in o.splits: raise StudyError(f"{o.name!r} has no split {s!r}; it has: {', '.join(o.splits)}{why}")
@@ -451,8 +456,8 @@ def _check_target(plan, to):
     if t.multi: raise StudyError(f"the target of {name!r} gives a leaf several classes, and an error needs one; choose another (target=…)")
     seen = _seen(to, t)
     finer = [k for k,m in to.levels.items() if not m.multi and _seen(to, m).sum() > 1]
-    if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --set target={finer[0]!r} (there are: {', '.join(finer)})" if finer and 'target' in source_arguments(plan.to or plan.data) else "; give the data set a second class"))
-    for s in plan.splits:
+    if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --{'to-' if plan.to else ''}set target={finer[0]!r} (there are: {', '.join(finer)})" if finer and 'target' in source_arguments(plan.to or plan.data) else "; give the data set a second class"))
+    for s in (*plan.splits, *_chosen_on(plan)):
         there = _seen(to, t, s)
         new = [t.vocab[i] for i in np.flatnonzero(there & ~seen)]
         if not (there & seen).any(): raise StudyError(f"no training image of {name!r} has a target class of split {s!r} ({_told(new)}): are they labelled alike, is {s!r} a split?")

@@ -6,7 +6,7 @@
 __all__ = ['load_plan', 'transfer_folder', 'execute', 'execute_all', 'WorkerError', 'provenance', 'collect', 'run']
 
 # %% ../../nbs/study/02_run.ipynb #5294cb68
-import importlib, json, math, multiprocessing as mp, os, platform, random, signal, sys, threading, time, warnings
+import importlib, json, math, multiprocessing as mp, os, pickle, platform, signal, sys, threading, time, warnings
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +20,7 @@ from fastprogress.fastprogress import progress_bar
 from ..files import locked, remove_unfinished, whole_file, write_whole
 from ..data.source import source_module
 from ..provenance import origin
+from ..text import one_line
 from .plan import Plan, Run, StudyError, check_device, checked, label_map, open_source, open_target, plan_from_dict, runs, trained_transfers
 
 # %% ../../nbs/study/02_run.ipynb #8a72fed3
@@ -228,31 +229,18 @@ def _transfer_step(plan, run, folder, source, how):
     write_whole(d/'result.json', json.dumps(_rows(run, how, ps, _chosen(model, tried))))
 
 # %% ../../nbs/study/02_run.ipynb #bd510d91
-@contextmanager
-def _computing(threads):
-    "So many threads, and afterwards the caller's own again; its random numbers and cuDNN's settings are left alone too."
-    import numpy as np, torch
-    from threadpoolctl import threadpool_limits
-    cudnn = torch.backends.cudnn
-    before = torch.get_num_threads(),cudnn.deterministic,cudnn.benchmark,random.getstate(),np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices), threadpool_limits(threads): # the limits: for scikit-learn's probe
-            if torch.get_num_threads() != threads: torch.set_num_threads(threads)
-            yield
-    finally:
-        if torch.get_num_threads() != before[0]: torch.set_num_threads(before[0])
-        cudnn.deterministic,cudnn.benchmark = before[1:3]
-        random.setstate(before[3]); np.random.set_state(before[4])
-
 def execute(plan:Plan, # the grid
             run:Run,   # one of its runs
             folder,    # of the study
            )->None:
     "Do what is missing of one run."
     if all((transfer_folder(folder, run, how)/'result.json').exists() for how in run.transfers): return
+    import torch
+    from threadpoolctl import threadpool_limits
+    from granularity_nb.training.longrun import caller_state
     folder = Path(folder).absolute()
-    with _computing(plan.threads):
+    with caller_state(), threadpool_limits(plan.threads): # the limits: for scikit-learn's probe
+        if torch.get_num_threads() != plan.threads: torch.set_num_threads(plan.threads)
         source,to = _opened(json.dumps(plan.to_dict()), run.seed if plan.redraw else plan.seeds[0])
         _pretrain_step(plan, run, folder, to if run.map == 'direct' else source)
         for how in run.transfers: _transfer_step(plan, run, folder, to, how)
@@ -293,10 +281,15 @@ def execute_all(plan:Plan, rs, # runs of the plan
     with _heard() as said:
         try:
             for r in rs: execute(plan, r, folder)
-        except Exception as e:
-            e.said = said
-            raise
+        except Exception as e: raise _portable(e, said) from None
     return said
+
+def _portable(e, said):
+    "`e`, or its text if it cannot be sent to another process, with the warnings that went before."
+    try: pickle.loads(pickle.dumps(e))
+    except Exception: e = RuntimeError(f'{type(e).__name__}: {e}')
+    e.said = said
+    return e
 
 @contextmanager
 def _environment(**new):
@@ -441,7 +434,7 @@ def _work(plan, todo, at, folder, workers, progress, said=()):
                 new = min(now, total)-before
                 for _ in range(new-seen): yield
                 seen,ended = max(seen, new),ended+bool(r)
-                if r and progress and not bar: print(f"{ended} of {len(todo)} runs, {_clock(start, seen, total-before)}: {r.recipe}, {r.map}, seed {r.seed}", flush=True)
+                if r and progress and not bar: print(f"{ended} of {len(todo)} runs, {_clock(start, seen, total-before)}: {one_line(r.recipe)}, {one_line(r.map)}, seed {r.seed}", flush=True)
     with closing(units()) as steps:
         for _ in (progress_bar(steps, total=total-before) if bar else steps): pass
     return failed
