@@ -377,7 +377,7 @@ def test_what_a_step_is_asked_for_is_done_or_said():
         assert (s.label_noise(most, within=within).split('train').leaf != clean).mean() == pytest.approx(most)
     with pytest.raises(SourceError, match=r"only 60 of 90 images of 'train' have another leaf to go to within their class of 'species': a rate of 0.9 needs 81; the largest possible is 0.667"): s.label_noise(.9, within='species')
     with pytest.warns(SourceWarning, match='largest class has 30 images and the smallest 1, 30 times as many instead of 100'): s.long_tail(100)
-    with pytest.warns(SourceWarning, match='of 3 classes, 2 cannot fill the curve'): many([0]*30+[1]*2+[3]*2).long_tail(2)
+    with pytest.warns(SourceWarning, match='of 3 classes, 2 cannot fill the curve'): many([0]*30+[1]*2+[3]*2).long_tail(4)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         s.long_tail(10)

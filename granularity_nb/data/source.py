@@ -861,7 +861,7 @@ def long_tail(self:Source,
     rows = np.sort(by_class[rank < keep[cls[by_class]]])
     got = np.minimum(size, keep)[seen]
     short,top = int((size[seen] < keep[seen]).sum()),got.max()
-    if short or top < factor: warnings.warn(f"long_tail: the largest class has {top} images and the smallest {got.min()}, {top/got.min():.3g} times as many instead of {factor:g}: "
+    if not factor/1.5 <= top/got.min() <= factor*1.5: warnings.warn(f"long_tail: the largest class has {top} images and the smallest {got.min()}, {top/got.min():.3g} times as many instead of {factor:g}: "
         +(f"of {len(seen)} classes, {short} cannot fill the curve" if short else 'a class keeps one image at least'), SourceWarning, stacklevel=3)
     return _step(self, 'long_tail', split, s.take(rows), factor=factor, seed=int(seed), level=level)
 
