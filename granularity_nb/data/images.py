@@ -257,11 +257,12 @@ def _tree_levels(h):
 
 def _tree(paths, ranks=(), shared=None):
     "The tree of some paths, and the leaf of each."
+    if shared: raise SourceError("shared=True would make one class of a name under two parents, which then lies in both; the classes of a data set form a tree: rename it, or say shared=False")
     distinct = sorted(set(paths))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always', HierarchyWarning)
         h = Hierarchy.from_table(dict(zip(ranks, zip(*distinct))), ranks, shared=shared) if ranks else Hierarchy.from_paths(distinct, shared=shared)
-    for o in said: warnings.warn(str(o.message).partition('; shared=')[0], SourceWarning if issubclass(o.category, HierarchyWarning) else o.category, stacklevel=4)
+    for o in said: warnings.warn(str(o.message).replace('shared=True makes one node of each name, ', ''), SourceWarning if issubclass(o.category, HierarchyWarning) else o.category, stacklevel=4)
     number = {o: h.codes([leaf])[0] for o,leaf in zip(by_path(h).leaves, np.array(h.leaves, object)[by_path(h).codes])}
     return h, np.array([number['/'.join(o)] for o in paths], np.int32)
 
@@ -334,6 +335,7 @@ def folder_source(
     splits:dict|bool|None=None, # folder of each split, as {'train': 'Train Images', 'test': ['a','*/b']}; False: all are classes; None: as their names say
     ranks:list[str]|None=None, # what to call each depth of folders, from the topmost down
     group:str|int|None=None, # what stays in one split: a rank or depth of folders, which is then no class, or a regular expression for paths
+    shared:bool|None=None, # False: a name under two parents is two classes; None: the same, with a warning
 )->Source:
     "Images in a tree of folders of any depth."
     root = _root('folder', root, 'folders of images')
@@ -348,10 +350,10 @@ def folder_source(
     kept = [o for o in names if o != group]
     if names: _of_ranks(classes, kept)
     together = None if group is None else _matches(files, group) if at is None else np.array(at, object)[files.folder]
-    h,leaf = _tree(classes, tuple(kept))
+    h,leaf = _tree(classes, tuple(kept), shared)
     parts = {k: np.flatnonzero(np.array([o == k for o in of])[files.folder]) for k in dict.fromkeys(of)}
     source = _finish('folder', h, _tree_levels(h), target, files, leaf[files.folder], parts, dict(valid=valid, test=test),
-                     _asked(dict(size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, ranks=ranks, group=group), _where(root, cache, strict), _last, together)
+                     _asked(dict(size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, ranks=ranks, group=group, shared=shared), _where(root, cache, strict), _last, together)
     _warn_no_level(kept, source)
     return source
 
@@ -389,7 +391,7 @@ def _coarse_first(table, columns, label):
     "Warn of names from fine to coarse: one that follows from the one before it, and is coarser, divides nothing."
     for k,(a,b) in enumerate(zip(columns, columns[1:])):
         n = len(set(a))
-        if not len(set(b)) < n == len(set(zip(a, b))): continue
+        if not 1 < len(set(b)) < n == len(set(zip(a, b))): continue
         first,then = (f'name {k+1}', f'name {k+2}') if isinstance(label, str) else map(repr, label[k:k+2])
         warnings.warn(f"{table}: {then} is coarser than {first} before it, each of whose {n} names has one of it ({a[0]!r}: {b[0]!r}): is the order from fine to coarse? The coarsest comes first, "
                       +('as in animal/dog/poodle' if isinstance(label, str) else 'in label=[…]'), SourceWarning, stacklevel=4)
@@ -490,6 +492,7 @@ def table_source(
     strict:bool=False, # whether an image that cannot be used is an error
     splits:dict|bool|None=None, # cells of each split in its column, as {'train': ['0','1'], 'test': '2'}; False: the table has no splits; None: as they say
     group:str|None=None, # column that says which images belong together and stay in one split
+    shared:bool|None=None, # False: a name under two parents is two classes; None: the same, with a warning
 )->Source:
     "Images and labels by the rows of a table."
     root = _root('table', root, 'the images, or the table')
@@ -509,14 +512,14 @@ def table_source(
     of = np.array(_row_splits(name, columns, split, splits), object)
     used = np.flatnonzero([o is not None for o in of])
     if len(used) < len(of): files,paths,of = files[used],[paths[i] for i in used],of[used]
-    h,leaf = _tree(paths, () if isinstance(label, str) else tuple(label))
+    h,leaf = _tree(paths, () if isinstance(label, str) else tuple(label), shared)
     levels,unit,goal = _tree_levels(h),None,target
     if own and target not in levels:
         fine,leaf,levels,goal = _crossed(h, leaf, levels, [columns[target][i] for i in used], target)
         unit,h,levels = None if fine is h else next(iter(_tidy(levels))),fine,levels | {target: goal}
     parts,together = _row_parts(name, of, files),None if group is None else np.array(columns[group], object)[used]
     source = _finish('table', h, levels, goal, files, leaf, parts, dict(valid=valid, test=test),
-                     _asked(dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, group=group),
+                     _asked(dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, group=group, shared=shared),
                      _where(root, cache, strict, file=file), _last, together, unit)
     _warn_no_level([] if isinstance(label, str) else label, source)
     return source
