@@ -12,7 +12,7 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from .source import Source, Split, _column
+from .source import Source, Split, _column, _other
 from .store import Decode, ImageError, StoreError, check_size, open_regular, read_at, _csv
 from ..files import whole_file
 from ..labels.reading import image_types
@@ -223,7 +223,7 @@ def _members(path):
             raise StoreError(f'{path} is damaged or cut off behind byte {t.offset:,} ({e}); copy it again') from None
         _check_end(path, f, t.offset, size)
     files = [m for m in at.values() if not m.isdir() and not _is_hidden(m.name)]
-    other = Counter(os.path.splitext(m.name)[1].lower() or 'none' for m in files if not m.name.lower().endswith(image_types))
+    other = Counter(kind for m in files if not m.name.lower().endswith(image_types) and (kind := _other(os.path.basename(m.name))) is not None)
     return [(os.fsencode(m.name), *_place(m, at)) for m in files if m.name.lower().endswith(image_types)], other
 
 def _stamp(path):
@@ -254,7 +254,7 @@ def find(cls:TarFiles,
     return found
 
 def _say_left_out(root, unread):
-    if unread: warnings.warn(f"{sum(unread.values())} files in the archives below {root} are left out, since their names do not end like an image's: {', '.join(f'{k} ({n})' for k,n in [*unread.items()][:8])}", stacklevel=3)
+    if unread: warnings.warn(f"{sum(unread.values())} files in the archives below {root} are not read ({', '.join(f'{n} {k}' for k,n in [*unread.items()][:8])}); images are known by their endings: {' '.join(image_types)}", stacklevel=3)
     packed = [p.name for p in Path(root).rglob('*') if p.name.lower().endswith(_compressed)]
     if packed: warnings.warn(f"{len(packed)} compressed archives below {root} are left out, such as {packed[0]}: unpack them to .tar first", stacklevel=3)
 
