@@ -614,7 +614,7 @@ def store(files,           # paths in the order wanted (relative to `root`); or 
     decode,items = Decode(size, mode, fit, max_pixels, max_bytes),_items(files, root, key)
     how = json.dumps([_version, asdict(decode), bool(simplejpeg)])
     name = hashlib.blake2b((items.fingerprint()+how).encode(), digest_size=10).hexdigest()
-    folder = Path(folder) if folder else cache_folder()/'stores'
+    folder = Path(folder).absolute() if folder else cache_folder()/'stores'
     home,workers = folder/name,workers or num_cpus()
     while isinstance(items, _Files) and (home/'store.json').exists() and (new := _replaced(Store(home), items, workers)):
         home = folder/hashlib.blake2b((home.name+new).encode(), digest_size=10).hexdigest()
