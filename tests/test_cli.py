@@ -113,9 +113,9 @@ def test_a_report_on_the_terminal_has_printable_names(tmp_path, capsys, monkeypa
     monkeypatch.setattr(run, 'run', lambda *args, **kw: None)
     monkeypatch.setattr(run, 'collect', lambda *args: pd.DataFrame(rows))
     monkeypatch.setattr(report, 'report', lambda folder: tmp_path/'r.html')
-    monkeypatch.setattr(report, 'findings', lambda t: [f'best is {name}'])
+    monkeypatch.setattr(report, 'findings', lambda *args: [f'best is {name}'])
     code,out,_ = _call(capsys, 'study', *SMALL, '--levels', 'script', '--out', tmp_path)
-    assert code == 0 and out.count(r'a\x1b[31m\x0ab') == 2 and not CONTROL & set(out)
+    assert code == 0 and out.count(r'a\x1b[31m\nb') == 2 and not CONTROL & set(out)
 
 
 # ---- where it is printed

@@ -398,3 +398,8 @@ def test_rows_of_files_that_are_not_read(tmp_path):
     t.assign(path=[o.replace('png', 'heic') if i in (3, 7) else o for i,o in enumerate(t.path)]).to_csv(file, index=False)
     with pytest.warns(SourceWarning, match="t.csv: 2 files with a name unlike an image's, such as '3.heic' in row 3; what is none of JPEG, PNG, .* will be left out"): in_table(file)
     with pytest.warns(SourceWarning, match='2 of 12 images cannot be used and are left out, such as 3.heic'): assert sizes(in_table(file, size=4)) == dict(train=10)
+
+@pytest.mark.parametrize('text,value', [('splits=False', False), ('splits=false', False), ("splits={'train': 'a'}", dict(train='a')), ('splits={"train": "a"}', dict(train='a')), ("label=['kind','breed']", ['kind','breed']), ('group=[a-z]+', '[a-z]+'), ('target=True love', 'True love')])
+def test_settings_as_messages_write_them(text, value):
+    from granularity_nb.cli import _setting
+    assert _setting(text)[1] == value
