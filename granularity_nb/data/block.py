@@ -617,7 +617,7 @@ def in_order(source:Source,      # images and leaf labels
     device,(leaf,_) = default_device() if device is None else torch.device(device), _leaf_codes(source, label_map, [split])
     if not len(leaf): raise SourceError(f"the split {split!r} of {source.name!r} has no images")
     tfms = [RowImage([source.split(split)], getattr(source, 'decode', None)), RowLabel(label_map, leaf), _RowNumber()]
-    dl = GatherDL(Datasets(range(len(leaf)), tfms=tfms, dl_type=GatherDL, n_inp=1), bs=bs, shuffle=False, num_workers=num_workers, after_batch=[IntToFloatTensor, _normalize(source.split('train'))])
+    dl = GatherDL(Datasets(range(len(leaf)), tfms=tfms, do_setup=False, dl_type=GatherDL, n_inp=1), bs=bs, shuffle=False, num_workers=num_workers, after_batch=[IntToFloatTensor, _normalize(source.split('train'))])
     dls = DataLoaders(dl, device=device)
     _place(dls, 'auto', None)
     return dl
