@@ -156,7 +156,9 @@ def _identity(source, label_map, recipe, seed, weights=None, kw={}):
 def _is_done(folder, new, content):
     "Whether `folder` holds this very run, finished; another is refused."
     try: ckpt = load_checkpoint(folder)
-    except BackboneError: return False # none, or one that has to be made again
+    except BackboneError: # none, or one that has to be made again
+        if not (folder/'model.safetensors').exists() or (folder/'metrics.csv').exists(): return False
+        raise TrainingError(f"{folder/'model.safetensors'} is not of `pretrain`, whose log (metrics.csv) would lie beside it; choose another folder") from None
     i = ckpt.info
     if i.get('kind') != 'pretrain': raise TrainingError(f"{folder} holds a checkpoint that `pretrain` has not made; choose another folder")
     old = dict(data=i['data'], data_args=identity_args(i['data_args']), label_map=_digests(ckpt.label_map), recipe=without_defaults(i['recipe']), seed=i['seed']) | i.get('more', {})
