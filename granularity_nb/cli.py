@@ -82,6 +82,7 @@ def _add_study(sub):
     p.add_argument('--to', type=_some, help='another data set to transfer to and to test on, such as digits')
     p.add_argument('--to-set', type=_setting, action='append', default=[], metavar='NAME=VALUE', help='argument of that data set, such as n_train=500; may be repeated')
     p.add_argument('--lrs', type=_rates, metavar='A,B,…', help='learning rates to try for every arm, the direct baseline too; the best on the validation images is kept')
+    p.add_argument('--comparison', choices=('paired','unpaired'), help='how the report compares arms: over seeds in pairs, or not (Welch); part of the plan, to be chosen before the results are seen (default: paired)')
     p.add_argument('--levels', type=_texts, metavar='A,B,…', help="label maps to pretrain on instead of the preset's, see 'granularity levels'")
     p.add_argument('--transfers', type=_texts, metavar='A,B,…', help="some of readout,probe,finetune,marginal instead of the preset's")
     p.add_argument('--splits', type=_texts, metavar='A,B,…', help="splits to measure errors on instead of the preset's, such as test; 'valid' is always measured, too")
@@ -136,7 +137,7 @@ def _without_pixels(data): # labels are enough, nothing is decoded
     from granularity_nb.data.source import source_arguments
     return dict(size=None) if 'size' in source_arguments(data) else {}
 
-_of_plan = '--set','--to','--to-set','--lrs','--levels','--transfers','--splits','--seeds','--images','--device'
+_of_plan = '--set','--to','--to-set','--lrs','--comparison','--levels','--transfers','--splits','--seeds','--images','--device'
 
 def _resumed(args, out):
     "The plan stored in `out`, its images in --root if that is given."
@@ -165,7 +166,7 @@ def _plan(args):
     from granularity_nb.study.plan import checked, preset, trained_transfers
     data = _known(args.data or 'glyphs')
     plan = preset(data, args.preset or 'quick', _data_args(args))
-    given = dict(maps=args.levels, transfers=args.transfers, splits=args.splits, seeds=args.seeds, device=args.device, lrs=args.lrs, to=args.to and _known(args.to), to_args=_settings('--to-set', args.to_set) or None)
+    given = dict(maps=args.levels, transfers=args.transfers, splits=args.splits, seeds=args.seeds, device=args.device, lrs=args.lrs, comparison=args.comparison, to=args.to and _known(args.to), to_args=_settings('--to-set', args.to_set) or None)
     plan = replace(plan, **{k: v for k,v in given.items() if v is not None})
     if args.to and not args.splits: plan = replace(plan, splits=_shared_splits(plan))
     if not set(trained_transfers) & set(plan.transfers): plan = replace(plan, lrs={k: o for k,o in plan.lrs.items() if k != 'transfer'}) # none of them has a rate
@@ -186,7 +187,7 @@ def _say(*texts): print(*('\n'.join(one_line(o) for o in t.split('\n')) for t in
 
 def _table(df):
     "A table as text; names in it are on one line, without characters that act."
-    return df.map(lambda o: one_line(o) if isinstance(o, str) else o).to_string(index=False)
+    return df.apply(lambda column: column.map(lambda o: one_line(o) if isinstance(o, str) else o)).to_string(index=False)
 
 def _study(args):
     from granularity_nb.study.plan import StudyError
@@ -206,7 +207,7 @@ def _study(args):
         table = _table(error_table(results, r, plan.splits[0]))
         over = f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)}"+(', in brackets that of the images' if '(' in table else '')
         _say(f"\nTarget error in %, mean ± 95 % interval over {over} (recipe '{r}', split '{plan.splits[0]}')\n\n{table}")
-    _say('\n'+'\n'.join(map(one_line, findings(results, plan.comparison))))
+    _say('\n'+'\n'.join(map(one_line, findings(results[results.split.isin((*plan.splits, 'valid'))], plan.comparison))))
     _say(f"\n{(time.time()-start)/60:.1f} minutes. The report with the curve: {path}")
 
 # %% ../nbs/cli.ipynb #4bf31acf

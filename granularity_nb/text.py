@@ -11,8 +11,8 @@ import re
 # %% ../nbs/text.ipynb #27f68cf3
 def one_line(name # anything with a `str`
             )->str:
-    "A name as text of one line, without characters that act."
-    return re.sub('[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]', lambda o: f'\\x{ord(o[0]):02x}' if ord(o[0]) < 256 else f'\\u{ord(o[0]):04x}', str(name))
+    "A name as text of one line, with the characters that act written out."
+    return re.sub('[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]', lambda o: o[0].encode('unicode_escape').decode(), str(name))
 
 # %% ../nbs/text.ipynb #3faceea7
 def in_plot(name, # anything with a `str`

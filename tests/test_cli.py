@@ -115,7 +115,7 @@ def test_a_report_on_the_terminal_has_printable_names(tmp_path, capsys, monkeypa
     monkeypatch.setattr(report, 'report', lambda folder: tmp_path/'r.html')
     monkeypatch.setattr(report, 'findings', lambda *args: [f'best is {name}'])
     code,out,_ = _call(capsys, 'study', *SMALL, '--levels', 'script', '--out', tmp_path)
-    assert code == 0 and out.count(r'a\x1b[31m\x0ab') == 2 and not CONTROL & set(out)
+    assert code == 0 and out.count(r'a\x1b[31m\nb') == 2 and not CONTROL & set(out)
 
 
 def test_the_terminal_says_of_the_best_what_the_report_says(tmp_path, capsys, monkeypatch):

@@ -370,3 +370,14 @@ def test_ranks_from_fine_to_coarse_are_said(tmp_path, kw, label, says):
 def test_an_empty_place_is_not_the_present_one(tmp_path, monkeypatch, k):
     monkeypatch.chdir(tree(tmp_path/'f', 'a', 'b'))
     with pytest.raises(SourceError, match=f"{k}='' is empty"): opened(**dict(root='.') | {k: ''})
+
+def test_names_under_two_parents_are_said_unless_they_may_be(tmp_path):
+    tree(tmp_path/'f', 'Greek/a', 'Latin/a')
+    file = table(tmp_path/'t', some(label=['Greek/a','Latin/a']*6))
+    for f,root in ((opened, tmp_path/'f'), (in_table, file)):
+        with pytest.warns(SourceWarning, match="'a' .'Greek/a', 'Latin/a'.; if this is a mistake, correct it; shared=False says"): s = f(root)
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            again = f(root, shared=False)
+        assert s.hierarchy == again.hierarchy and s.hierarchy.n_leaves == 2
+        with pytest.raises(SourceError, match='the classes of a data set form a tree'): f(root, shared=True)

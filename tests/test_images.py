@@ -600,3 +600,8 @@ def test_known_folders_are_not_read_for_their_labels(tmp_path, monkeypatch):
     make = _folders(tmp_path, [*_grey])
     d = make(tmp_path, loader=lambda path: (_ for _ in ()).throw(AssertionError('read')))
     assert len(from_datasets('own', dict(train=d), animals).split('train')) == 8
+
+
+def test_a_share_that_is_not_even_one_image_or_not_what_groups_allow_is_said():
+    with pytest.warns(SourceWarning, match="valid=0.05 of 8 images is not even one, so there is no 'valid'"): assert set(carve(np.zeros(8, int), dict(valid=.05, test=.25))) == {'train','test'}
+    with pytest.warns(SourceWarning, match='valid: 8 images instead of 5, since groups stay whole'): carve(np.zeros(40, int), dict(valid=5), together=np.arange(40)//8)

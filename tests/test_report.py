@@ -326,3 +326,10 @@ def test_gains_of_one_seed_have_no_interval():
     t = gain_by_hardness(direct, other, bins=4, n_resamples=100)
     assert np.isnan(t.low[1]) and np.isnan(t.high[1]) and (t.low < t.high)[3:].all() and t.gain[1] == 0
     assert np.isnan(gain_by_hardness(direct, {0: other[0]}, bins=4, n_resamples=100)[['low','high']]).all().all()
+
+
+def test_the_command_line_asks_for_the_comparison():
+    from granularity_nb.cli import _plan, parser
+    of = lambda *words: _plan(parser().parse_args(['study', *words])).comparison
+    assert of() == 'paired' and of('--comparison', 'unpaired') == 'unpaired'
+    with pytest.raises(SystemExit): parser().parse_args(['study','--comparison','welch'])

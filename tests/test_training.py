@@ -435,3 +435,10 @@ def test_damaged_checkpoint_is_named(damage, tmp_path):
     if damage == 'missing': meta.unlink()
     if damage == 'classes': meta.write_text(json.dumps(json.loads(meta.read_text()) | dict(label_map=LabelMap.identity(['a','b','c']).to_dict())))
     with pytest.raises(BackboneError, match='train it again'): load_checkpoint(tmp_path)
+
+
+def test_weights_of_others_are_not_written_over(bars, tmp_path):
+    "A folder of another library holds a file of that name too."
+    for name in ('model.safetensors','config.json'): (tmp_path/name).write_text("somebody's")
+    with pytest.raises(TrainingError, match='model.safetensors.*another folder'): pretrain(bars, bars.level('place'), tmp_path, Recipe(epochs=1), progress=False, device='cpu')
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['config.json','model.safetensors'] and (tmp_path/'model.safetensors').read_text() == "somebody's"

@@ -140,6 +140,12 @@ def test_mixed_images_in_a_transfer(bars, fine, how):
     for spec in ('auto','soft:10'): transfer(fine, bars, bars.level('place'), how, replace(r, objective=spec, mixup=.4), progress=False)
 
 
+@pytest.mark.parametrize('mix', mixing, ids=str)
+def test_a_single_image_is_mixed_with_nothing(bars, mix, tmp_path):
+    one = bars.but(splits=bars.splits | dict(train=bars.split('train').take([0])))
+    for k,maps in enumerate((bars.level('place'), dict(a=bars.level('place'), b=bars.target))): pretrain(one, maps, tmp_path/str(k), replace(r, **mix), progress=False)
+
+
 def test_mixed_labels_are_mixed_losses(bars):
     "With all labels equal, mixing labels changes nothing."
     f = objective('hxe:0.5', bars.level('place'), bars.hierarchy)
@@ -155,6 +161,13 @@ def test_mixed_labels_are_mixed_losses(bars):
 
 def test_weights_are_for_several_maps(bars, tmp_path):
     with pytest.raises(TrainingError, match='several label maps'): pretrain(bars, bars.target, tmp_path, r, weights=dict(place=2.), progress=False)
+
+
+def test_settings_that_no_pretraining_can_use_are_refused(bars, tmp_path):
+    with pytest.raises(TrainingError, match='no label map'): pretrain(bars, {}, tmp_path, r, progress=False)
+    with pytest.raises(TrainingError, match='one output a class'): check_pretraining(Recipe(objective='semantic', prior_bias=True))
+    with pytest.raises(TrainingError, match='one output a class'): pretrain(bars, bars.target, tmp_path, replace(r, objective='semantic:0.1', prior_bias=True), progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_backbone_in_a_transfer_is_refused(bars, fine):
