@@ -191,7 +191,7 @@ def pretrain(source:Source,          # images, leaf labels, hierarchy
              **kw,                   # more for `dataloaders`, such as num_workers
             )->Path:                 # the checkpoint folder, for `load_checkpoint` and `transfer`
     "Train a fresh backbone and head on `label_map`, and save it with a log of its losses (`metrics.csv`); a run that `folder` holds already is left alone."
-    folder = Path(folder)
+    folder = Path(folder).absolute() # the working directory may change meanwhile
     given,loss = _task(source, label_map, weights, recipe)
     identity,content = _identity(source, label_map, recipe, seed, weights, kw),_content(source)
     if _is_done(folder, identity, content):
