@@ -688,6 +688,14 @@ def decoded(self:Source)->Source:
     return self if later is None else self.but(splits=later.decode(self.splits))
 
 # %% ../../nbs/data/01_source.ipynb #0dcf1a81
+@patch
+def but(self:Source,
+    **changes, # arguments of `Source` that shall differ
+)->Source:
+    "The same source, some things excepted."
+    same = dict(name=self.name, hierarchy=self.hierarchy, splits=self.splits, target=self.target, levels=self.levels, args=self.args, where=self.where, title=self.title, unit=self.unit)
+    return Source(**same | changes)
+
 @patch(cls_method=True)
 def open(cls:Source,
     name:str, # one of `source_names()`
@@ -835,14 +843,6 @@ def stratified_order(
     return by_class[np.argsort(place, kind='stable')]
 
 # %% ../../nbs/data/01_source.ipynb #6bb32736
-@patch
-def but(self:Source,
-    **changes, # arguments of `Source` that shall differ
-)->Source:
-    "The same source, some things excepted."
-    same = dict(name=self.name, hierarchy=self.hierarchy, splits=self.splits, target=self.target, levels=self.levels, args=self.args, where=self.where, title=self.title, unit=self.unit)
-    return Source(**same | changes)
-
 def _whole_number(what, n, least, most):
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not least <= n <= most: raise SourceError(f'{what} must be a whole number in {least} … {most}, not {n!r}')
     return int(n)
