@@ -89,4 +89,4 @@ def locked(path,      # the lock: a file that is made if it is missing, and neve
 # %% ../nbs/files.ipynb #d75c9313
 def cache_folder()->Path: # not made
     "Where decoded images and lists of files go: $GRANULARITY_CACHE, or `granularity_nb` in $XDG_CACHE_HOME or ~/.cache."
-    return Path(os.environ.get('GRANULARITY_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'granularity_nb')
+    return Path(os.environ.get('GRANULARITY_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'granularity_nb').expanduser().absolute()

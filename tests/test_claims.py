@@ -1,5 +1,5 @@
 "What the theory section claims, on a few seeds with generous margins; faults; and the command as a user runs it."
-import json, math, subprocess, sys
+import json, math, os, subprocess, sys
 from functools import partial
 import numpy as np, pytest, torch
 from granularity_nb.cli import main
@@ -224,6 +224,17 @@ def test_full_resumes(tmp_path, monkeypatch):
     assert calls==[2,1] and (tmp_path/'c.json').read_text()=='other'
     got = stored('a', tmp_path)
     assert got==[dict(x=1, seeds=3)] and got.made['call']=='one(x=1)' and got.made['command']=='test' and got.made['versions']['torch']
+
+
+def test_sweeps_stay_together_wherever_the_working_directory_goes(tmp_path, monkeypatch):
+    for o in ('here','there'): (tmp_path/o).mkdir()
+    monkeypatch.chdir(tmp_path/'here')
+    def one():
+        os.chdir(tmp_path/'there')
+        return ClaimTable([dict(seeds=1)])
+    monkeypatch.setattr(claims, 'sweeps', lambda: dict(a=(one, {}), b=(one, {})))
+    assert full('out', log=lambda o: None) == [tmp_path/'here'/'out'/f'{o}.json' for o in 'ab']
+    assert len(list((tmp_path/'here'/'out').iterdir())) == 2 and not list((tmp_path/'there').iterdir())
 
 
 def test_files_of_others_are_neither_taken_for_results_nor_written_over(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,5 @@
 "Corruptions: reproducible image by image, stronger with severity, equal to independent implementations, and loud about bad input."
+import warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from granularity_nb.data.corrupt import corrupt, corruption_names
@@ -132,3 +133,12 @@ def test_corrupted_source_keeps_what_it_had():
     assert (c.split('test:shift:5').images == corrupt(x, 'shift', 5)).all() and (c.split('test:shift:5').leaf == s.split('test').leaf).all()
     with pytest.raises(SourceError, match='fog'): s.corrupted(names=['fog'])
     with pytest.raises(SourceError, match='nosuch'): s.corrupted('nosuch')
+
+
+def test_a_corruption_that_changes_nothing_says_so():
+    from granularity_nb.data.source import SourceWarning
+    x = np.random.default_rng(0).integers(0, 256, (9,8,8), dtype=np.uint8)
+    with pytest.warns(SourceWarning, match='shift at severity 1 leaves 9 of 9 images of 8×8 pixels as they are'): assert np.array_equal(corrupt(x, 'shift', 1), x)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for o in corruption_names: corrupt(x, o, 5)

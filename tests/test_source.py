@@ -1,9 +1,9 @@
 "Contracts and faults of `Split`, `Source` and the registry."
-import os, subprocess, sys
+import os, subprocess, sys, warnings
 import numpy as np, pytest
 from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 from granularity_nb.data import source as source_module
-from granularity_nb.data.source import Files, Rows, Source, SourceError, Split, identity_args, register, source_arguments, source_names, stratified_order
+from granularity_nb.data.source import Files, Rows, Source, SourceError, SourceWarning, Split, identity_args, register, source_arguments, source_names, stratified_order
 from hypothesis import given, strategies as st
 
 pets = Hierarchy.from_paths({'poodle': ['animal','dog'], 'beagle': ['animal','dog'],
@@ -263,13 +263,15 @@ def test_long_tail_of_cui():
 
 @given(leaves, seeds, st.floats(0, 1), st.floats(0, 1), st.sampled_from([None,'species','breed']))
 def test_label_noise(leaf, seed, a, b, within):
-    s,(a,b) = many(leaf),sorted((a, b))
+    group = pets.level(1).codes if within == 'species' else np.arange(4) if within == 'breed' else np.zeros(4, int)
+    free = sum(any(group[o] == group[i] and o != i for o in set(leaf)) for i in leaf)
+    s,(a,b) = many(leaf),sorted((a*free/len(leaf), b*free/len(leaf)))
     clean,some,more = np.array(leaf),*(s.label_noise(o, within, seed).split('train').leaf for o in (a, b))
     hit,hits = some != clean,more != clean
     assert not (hit & ~hits).any() and (some[hit] == more[hit]).all() and set(more) <= set(leaf)
-    group = pets.level(1).codes if within == 'species' else np.arange(4) if within == 'breed' else np.zeros(4, int)
-    free = sum(any(group[o] == group[i] and o != i for o in set(leaf)) for i in leaf)
-    assert hit.sum() == round(a*free) and (group[some] == group[clean]).all()
+    assert hit.sum() == round(a*len(leaf)) and (group[some] == group[clean]).all()
+    if free < len(leaf):
+        with pytest.raises(SourceError, match=f'only {free} of {len(leaf)} images'): s.label_noise(1., within, seed)
     assert (s.split('train').leaf == clean).all(), 'the source itself is as it was'
 
 def test_label_noise_is_symmetric():
@@ -365,3 +367,17 @@ def test_names_of_a_source_are_pythons_own_strings():
     assert all(type(o) is str for o in (odd.name, *odd.splits, *odd.levels)) and 'np.str_' not in repr(odd)
     with pytest.raises(SourceError, match='name of a split .*text, not 1'): Source('pets', s.hierarchy, {1: s.split('train')}, s.target)
     with pytest.raises(SourceError, match='name of a level .*text, not None'): Source('pets', s.hierarchy, s.splits, s.target, {None: s.target})
+
+def test_what_a_step_is_asked_for_is_done_or_said():
+    s = many([0]*30+[1]*30+[3]*30) # beagles, Persians, tabbies: a beagle has no other dog here to be taken for
+    clean = s.split('train').leaf
+    for within,most in [('species', 60/90), (None, 1.)]:
+        noisy = s.label_noise(.3, within=within)
+        assert (noisy.split('train').leaf != clean).mean() == pytest.approx(.3) and noisy.args['steps'][0][1]['rate'] == .3
+        assert (s.label_noise(most, within=within).split('train').leaf != clean).mean() == pytest.approx(most)
+    with pytest.raises(SourceError, match=r"only 60 of 90 images of 'train' have another leaf to go to within their class of 'species': a rate of 0.9 needs 81; the largest possible is 0.667"): s.label_noise(.9, within='species')
+    with pytest.warns(SourceWarning, match='largest class has 30 images and the smallest 1, 30 times as many instead of 100'): s.long_tail(100)
+    with pytest.warns(SourceWarning, match='of 3 classes, 2 cannot fill the curve'): many([0]*30+[1]*2+[3]*2).long_tail(4)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        s.long_tail(10)

@@ -360,6 +360,11 @@ def test_a_budget_that_is_changed_for_all(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'MAX_BYTES', 100)
     with pytest.raises(ImageError, match='more than the 100 allowed'): Decode(8)(photos[1]/photos[0][0])
     with pytest.raises(ImageError, match='more than the 100 allowed'): decoded(photos[1]/photos[0][0])
+    monkeypatch.setenv('BUDGET', '12')
+    assert module._budget('BUDGET', 3) == 12 and module._budget('NO_BUDGET', 3) == 3
+    for wrong in ('0','-1','1e3','many'):
+        monkeypatch.setenv('BUDGET', wrong)
+        with pytest.raises(StoreError, match=f"BUDGET must be a whole number from 1, not '{wrong}'"): module._budget('BUDGET', 3)
 
 
 def test_too_many_open_files_is_no_fault_of_an_image(photos, tmp_path, monkeypatch):

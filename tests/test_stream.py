@@ -229,12 +229,12 @@ def test_a_kept_list_is_made_anew_if_it_does_not_hold(hundred, tmp_path):
 
 def test_what_is_left_out_of_archives_is_said(tmp_path):
     with tarfile.open(tmp_path/'a.tar', 'w') as t:
-        for o in ('1.jpg','2.HEIC','3.heic','4.cls','README'): add(t, o)
+        for o in ('1.jpg','2.HEIC','3.heic','4.cls','5.json','README'): add(t, o)
     (tmp_path/'b.TAR.GZ').write_bytes(b'')
     for _ in range(2): # found, and from the kept list
         with pytest.warns(UserWarning) as said: assert len(TarFiles.find(tmp_path, tmp_path/'index')) == 1
-        assert [*map(str, (o.message for o in said))] == [f"4 files in the archives below {tmp_path} are left out, since their names do not end like an image's: .heic (2), .cls (1), none (1)",
-                                                          f'1 compressed archives below {tmp_path} are left out, such as b.TAR.GZ: unpack them to .tar first']
+        first,second = map(str, (o.message for o in said))
+        assert first.startswith(f'3 files in the archives below {tmp_path} are not read (2 .heic, 1 .cls); images are known') and second == f'1 compressed archives below {tmp_path} are left out, such as b.TAR.GZ: unpack them to .tar first'
 
 def test_errors_and_images_go_to_other_processes(listed, folder):
     (folder/'tabby'/'3.jpg').write_bytes(b'')
@@ -255,6 +255,16 @@ def test_archives_have_an_identity(hundred, tmp_path):
     twice = Source('x', h, dict(train=Split(FileImages(t, 8), [0]*100), test=Split(FileImages(t[[7, 3]], 8), [0, 0])), h.level(0)).leakage()
     assert twice.again.tolist() == ['a.tar/007.jpg','a.tar/003.jpg'] and twice.image.tolist() == twice.again.tolist()
 
+def test_a_table_of_the_user_is_not_taken_for_a_list_of_bad_images(listed, tmp_path):
+    for text in ('path,label\na.jpg,cat\n', 'a,b,c,d\n', '\x00\xff'):
+        (tmp_path/'mine.csv').write_text(text)
+        with pytest.raises(StoreError, match='mine.csv.*something else'): stream(listed, 16, bad=tmp_path/'mine.csv')
+        assert (tmp_path/'mine.csv').read_text() == text
+    with pytest.raises(StoreError, match='something else'): stream(listed, 16, bad=tmp_path)
+    (tmp_path/'mine.csv').write_text('3,"a.jpg","truncated","x"\n')
+    stream(listed, 16, bad=tmp_path/'mine.csv') # an earlier run's
+
+
 def test_a_subsample_of_a_stream_leaves_bad_images_out_too(listed, folder):
     (folder/'tabby'/'3.jpg').write_bytes(b'')
     some = stream(listed, 16).subsample(24)
@@ -268,6 +278,21 @@ def test_a_subsample_of_a_stream_leaves_bad_images_out_too(listed, folder):
     with pytest.raises(StoreError, match='tabby/3.jpg cannot be used .empty'): alone.images[at]
     one = dataloaders(listed.but(splits=dict(train=alone)), listed.target, bs=1, valid=None, device='cpu')
     assert sum(len(b[1]) for b in one.train) == 23 and all(len(b[1]) for b in one.train)
+
+
+def test_evaluation_and_a_probe_leave_bad_images_out(listed, folder):
+    from granularity_nb.training.evaluate import evaluate
+    from granularity_nb.training.transfer import linear_probe
+    for o in ('tabby/0.jpg','tabby/3.jpg','poodle/6.jpg'): (folder/o).write_bytes(b'')
+    source = stream(listed, 16)
+    good = [not source.split('valid').files[i].endswith('tabby/0.jpg') for i in range(6)]
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3))
+    net.num_features = 3
+    probe = linear_probe(net, source, listed.target, grid=(1.,), device='cpu')
+    with pytest.warns(UserWarning, match="1 of the 6 images of 'valid' cannot be read"): p = evaluate(probe, source, listed.target, split='valid', device='cpu')
+    assert p.n == 5 and (p.truth == listed.target.encode(source.split('valid').leaf[good])).all() and not p.wrong.any()
+    assert p.files.tolist() == source.split('valid').files[np.flatnonzero(good)].relative()
 
 
 def test_workers_read_the_same_archives(folder, tmp_path):

@@ -1,5 +1,5 @@
 "Backbones, checkpoints, pretraining and the four transfers, on images that are easy to learn."
-import json, warnings
+import json, os, warnings
 from dataclasses import asdict, replace
 import numpy as np, pandas as pd, pytest, torch
 from bars import make_bars
@@ -435,3 +435,25 @@ def test_damaged_checkpoint_is_named(damage, tmp_path):
     if damage == 'missing': meta.unlink()
     if damage == 'classes': meta.write_text(json.dumps(json.loads(meta.read_text()) | dict(label_map=LabelMap.identity(['a','b','c']).to_dict())))
     with pytest.raises(BackboneError, match='train it again'): load_checkpoint(tmp_path)
+
+
+def test_weights_of_others_are_not_written_over(bars, tmp_path):
+    "A folder of another library holds a file of that name too."
+    for name in ('model.safetensors','config.json'): (tmp_path/name).write_text("somebody's")
+    with pytest.raises(TrainingError, match='model.safetensors.*another folder'): pretrain(bars, bars.level('place'), tmp_path, Recipe(epochs=1), progress=False, device='cpu')
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['config.json','model.safetensors'] and (tmp_path/'model.safetensors').read_text() == "somebody's"
+
+
+class Moves(Callback):
+    "The working directory is another one after the first batch."
+    def after_batch(self): os.chdir(self.to)
+
+
+def test_a_checkpoint_is_where_it_was_to_be_when_training_began(bars, tmp_path, monkeypatch):
+    for o in ('here','there'): (tmp_path/o).mkdir()
+    monkeypatch.chdir(tmp_path/'here')
+    moves = Moves()
+    moves.to = tmp_path/'there'
+    folder = pretrain(bars, bars.level('place'), 'net', Recipe(epochs=1), progress=False, device='cpu', cbs=[moves])
+    assert folder == tmp_path/'here'/'net' and sorted(o.name for o in folder.iterdir()) == ['checkpoint.json','metrics.csv','model.safetensors']
+    assert not list((tmp_path/'there').iterdir())

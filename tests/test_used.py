@@ -140,6 +140,12 @@ def test_mixed_images_in_a_transfer(bars, fine, how):
     for spec in ('auto','soft:10'): transfer(fine, bars, bars.level('place'), how, replace(r, objective=spec, mixup=.4), progress=False)
 
 
+@pytest.mark.parametrize('mix', mixing, ids=str)
+def test_a_single_image_is_mixed_with_nothing(bars, mix, tmp_path):
+    one = bars.but(splits=bars.splits | dict(train=bars.split('train').take([0])))
+    for k,maps in enumerate((bars.level('place'), dict(a=bars.level('place'), b=bars.target))): pretrain(one, maps, tmp_path/str(k), replace(r, **mix), progress=False)
+
+
 def test_mixed_labels_are_mixed_losses(bars):
     "With all labels equal, mixing labels changes nothing."
     f = objective('hxe:0.5', bars.level('place'), bars.hierarchy)
@@ -155,6 +161,13 @@ def test_mixed_labels_are_mixed_losses(bars):
 
 def test_weights_are_for_several_maps(bars, tmp_path):
     with pytest.raises(TrainingError, match='several label maps'): pretrain(bars, bars.target, tmp_path, r, weights=dict(place=2.), progress=False)
+
+
+def test_settings_that_no_pretraining_can_use_are_refused(bars, tmp_path):
+    with pytest.raises(TrainingError, match='no label map'): pretrain(bars, {}, tmp_path, r, progress=False)
+    with pytest.raises(TrainingError, match='one output a class'): check_pretraining(Recipe(objective='semantic', prior_bias=True))
+    with pytest.raises(TrainingError, match='one output a class'): pretrain(bars, bars.target, tmp_path, replace(r, objective='semantic:0.1', prior_bias=True), progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_another_backbone_in_a_transfer_is_refused(bars, fine):
@@ -347,6 +360,17 @@ def test_a_broken_file_is_left_out_everywhere_alike(photos, tmp_path):
         warnings.simplefilter('ignore')
         probe = linear_probe(create_backbone('small', 3), s, s.target)
         assert evaluate(probe, s, s.target).error == 0, 'bright and dark pictures'
+
+
+def test_a_first_image_that_cannot_be_read_is_left_out_too(photos, tmp_path):
+    from granularity_nb.data.stream import stream
+    s = stream(Source.open('folder', root=str(photos), size=None), 32, stats=([.3]*3, [.2]*3))
+    for f in ('train/cat/00.png','test/cat/00.png'): (photos/f).write_bytes(b'not a picture')
+    dls = dataloaders(s, s.target, bs=8, valid='test')
+    assert sum(len(b[1]) for b in dls.train) == 23 and sum(len(b[1]) for b in dls.valid) == 15
+    with pytest.raises(SourceError, match='image 0 .* cannot be read'): dls.train_ds[0]
+    model = load_checkpoint(pretrain(s, s.target, tmp_path/'run', replace(r, bs=8), progress=False)).model
+    with pytest.warns(UserWarning, match='1 of the 16 images'): assert evaluate(model, s, s.target).n == 15
 
 
 # ---- only what is asked for, and once

@@ -6,10 +6,11 @@
 __all__ = ['corruption_names', 'corrupt']
 
 # %% ../../nbs/data/07_corrupt.ipynb #614266b5
+import warnings
 from functools import partial
 import numpy as np
 from fastcore.basics import patch
-from .source import Source, SourceError, Split
+from .source import Source, SourceError, SourceWarning, Split
 
 # %% ../../nbs/data/07_corrupt.ipynb #0a5fffcb
 def _generators(n, seed, kind):
@@ -120,6 +121,9 @@ def corrupt(images:np.ndarray, # uint8 (n, height, width[, channels])
     for i in range(0, len(x), 512): # in pieces, since they are float32 meanwhile
         part = x[i:i+512].astype(np.float32).reshape(-1, *x.shape[1:3], *(x.shape[3:] or (1,)))/255
         out[i:i+512] = (f(part, strengths[int(severity)-1], rngs[i:i+512]).clip(0, 1)*255).round().astype(np.uint8).reshape(-1, *x.shape[1:])
+    same = int((out == x).all(tuple(range(1, x.ndim))).sum())
+    if 2*same > len(x): warnings.warn(f"{name} at severity {int(severity)} leaves {same} of {len(x)} images of {x.shape[1]}×{x.shape[2]} pixels as they are: "
+                           "they are too small for it, or have nothing that it could change", SourceWarning, stacklevel=2)
     return out
 
 # %% ../../nbs/data/07_corrupt.ipynb #bb4af9ad
@@ -135,7 +139,7 @@ def corrupted(self:Source,
     for o in names:
         for k in severities:
             _checked(np.zeros((0,1,1), np.uint8), o, k)
-            more[f'{split}:{o}:{k}'] = Split(partial(_corrupt_split, s, o, k, seed), s.leaf)
+            more[f'{split}:{o}:{int(k)}'] = Split(partial(_corrupt_split, s, o, int(k), seed), s.leaf)
     return self.but(splits=self.splits | more)
 
 def _corrupt_split(s, name, severity, seed): return corrupt(s.images, name, severity, seed)

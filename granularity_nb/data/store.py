@@ -36,8 +36,13 @@ class ImageError(StoreError):
     def __reduce__(self): return ImageError, (self.reason, self.detail, self.name)
 
 # %% ../../nbs/data/03_store.ipynb #324efd2c
-MAX_PIXELS = 89_478_485 # of an image: larger ones are not decoded, they may be "decompression bombs" (Pillow's own limit)
-MAX_BYTES = 2**28       # of a file: larger ones are not read
+def _budget(name, usual):
+    text = os.environ.get(name) or str(usual)
+    if not (text.isascii() and text.isdigit() and int(text)): raise StoreError(f'the environment variable {name} must be a whole number from 1, not {text!r}')
+    return int(text)
+
+MAX_PIXELS = _budget('GRANULARITY_MAX_PIXELS', 89_478_485) # of an image: larger ones are not decoded, they may be "decompression bombs" (Pillow's own limit)
+MAX_BYTES = _budget('GRANULARITY_MAX_BYTES', 2**28) # of a file: larger ones are not read
 
 _ours = errno.EMFILE, errno.ENFILE, errno.ENOMEM # the machine's fault and not the file's
 
@@ -609,7 +614,7 @@ def store(files,           # paths in the order wanted (relative to `root`); or 
     decode,items = Decode(size, mode, fit, max_pixels, max_bytes),_items(files, root, key)
     how = json.dumps([_version, asdict(decode), bool(simplejpeg)])
     name = hashlib.blake2b((items.fingerprint()+how).encode(), digest_size=10).hexdigest()
-    folder = Path(folder) if folder else cache_folder()/'stores'
+    folder = Path(folder).absolute() if folder else cache_folder()/'stores'
     home,workers = folder/name,workers or num_cpus()
     while isinstance(items, _Files) and (home/'store.json').exists() and (new := _replaced(Store(home), items, workers)):
         home = folder/hashlib.blake2b((home.name+new).encode(), digest_size=10).hexdigest()

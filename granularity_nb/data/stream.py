@@ -12,12 +12,19 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from .source import Source, Split, _column
+from .source import Source, Split, _column, _other
 from .store import Decode, ImageError, StoreError, check_size, open_regular, read_at, _csv
 from ..files import whole_file
 from ..labels.reading import image_types
 
 # %% ../../nbs/data/06_stream.ipynb #5f395bbd
+def _may_list(path):
+    "Whether a file is a list of bad images, or is to be made: nobody's own table is added to."
+    if not os.path.isfile(path): return not os.path.isdir(path)
+    import csv
+    with open(path, newline='', encoding='utf-8', errors='replace') as f: first = next(csv.reader(f), None)
+    return first is None or len(first) == 4 and first[0].isdecimal()
+
 class FileImages:
     "Image files as a uint8 array `(n, height, width, 3)` that is decoded when it is indexed."
     dtype = np.dtype(np.uint8)
@@ -32,6 +39,7 @@ class FileImages:
                  max_bytes:int=None): # larger files are not read; `store.MAX_BYTES` if None
         if bad is not None and not os.path.isdir(os.path.dirname(os.path.abspath(bad))): raise StoreError(f'bad images cannot be listed in {bad}: there is no such folder')
         self.files,self.decode,self.bad,self.strict,self._known = files,Decode(size, mode, fit, max_pixels, max_bytes),bad,strict,{}
+        if bad is not None and not _may_list(bad): raise StoreError(f'bad images cannot be listed in {bad}, which holds something else: choose another file')
 
     def __len__(self): return len(self.files)
     def __repr__(self): return f"FileImages({len(self):,} files, {'x'.join(map(str, self.shape[1:]))})"
@@ -215,7 +223,7 @@ def _members(path):
             raise StoreError(f'{path} is damaged or cut off behind byte {t.offset:,} ({e}); copy it again') from None
         _check_end(path, f, t.offset, size)
     files = [m for m in at.values() if not m.isdir() and not _is_hidden(m.name)]
-    other = Counter(os.path.splitext(m.name)[1].lower() or 'none' for m in files if not m.name.lower().endswith(image_types))
+    other = Counter(kind for m in files if not m.name.lower().endswith(image_types) and (kind := _other(os.path.basename(m.name))) is not None)
     return [(os.fsencode(m.name), *_place(m, at)) for m in files if m.name.lower().endswith(image_types)], other
 
 def _stamp(path):
@@ -246,7 +254,7 @@ def find(cls:TarFiles,
     return found
 
 def _say_left_out(root, unread):
-    if unread: warnings.warn(f"{sum(unread.values())} files in the archives below {root} are left out, since their names do not end like an image's: {', '.join(f'{k} ({n})' for k,n in [*unread.items()][:8])}", stacklevel=3)
+    if unread: warnings.warn(f"{sum(unread.values())} files in the archives below {root} are not read ({', '.join(f'{n} {k}' for k,n in [*unread.items()][:8])}); images are known by their endings: {' '.join(image_types)}", stacklevel=3)
     packed = [p.name for p in Path(root).rglob('*') if p.name.lower().endswith(_compressed)]
     if packed: warnings.warn(f"{len(packed)} compressed archives below {root} are left out, such as {packed[0]}: unpack them to .tar first", stacklevel=3)
 

@@ -124,7 +124,7 @@ def report_separation(out,               # folder for `separation.json`, `.md` a
     "Measure the separation and write table and figure, each whole or not at all."
     from granularity_nb.files import whole_file, write_whole
     from matplotlib.figure import Figure
-    out,start = Path(out),time.time()
+    out,start = Path(out).absolute(),time.time()
     _check_ours(*(out/f'separation.{o}' for o in ('json','md','png')))
     rows = separation(mv, seeds, **kwargs)
     call = f'separation({mv!r}, seeds={list(seeds)}' + ''.join(f', {k}={v!r}' for k,v in kwargs.items())+')'
@@ -677,10 +677,11 @@ def full(out,              # folder for the results
     unknown = [o for o in only or () if o not in there]
     if unknown: raise TheoryError(f"unknown sweep {unknown[0]!r}; there are: {', '.join(there)}")
     paths = []
-    for name in only or there: _check_ours(Path(out)/f'{name}.json')
+    out = Path(out).absolute() # hours: the working directory may change
+    for name in only or there: _check_ours(out/f'{name}.json')
     for name in only or there:
         f,kwargs = there[name]
-        path = Path(out)/f'{name}.json'
+        path = out/f'{name}.json'
         paths.append(path)
         if path.exists():
             log(f'{name}: is there')

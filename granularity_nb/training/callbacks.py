@@ -105,12 +105,19 @@ class EMA(Callback):
     def after_fit(self): self._plain().load_state_dict(self.average.module.state_dict())
 
 # %% ../../nbs/training/09_callbacks.ipynb #45f77179
+class _MixUp(MixUp):
+    "fastai's, also for a batch of one image, which has none to be mixed with."
+    name = 'mix_up'
+    def before_batch(self):
+        if len(self.y) > 1: return super().before_batch()
+        self.lam,self.yb1 = torch.ones(1, device=self.x.device),tuple(self.yb)
+
 class MixUpOrCutMix(MixHandler):
     "Each batch gets mixup or CutMix, with equal chances."
     def __init__(self, mixup:float, # alpha of mixup
                  cutmix:float):     # alpha of CutMix
         super().__init__(mixup)
-        self.either = MixUp(mixup),CutMix(cutmix)
+        self.either = _MixUp(mixup),CutMix(cutmix)
 
     def before_batch(self):
         one = self.either[int(torch.rand(()) < .5)]
@@ -120,7 +127,7 @@ class MixUpOrCutMix(MixHandler):
 
 def _mixing(r):
     if r.mixup and r.cutmix: return [MixUpOrCutMix(r.mixup, r.cutmix)]
-    return [MixUp(r.mixup)] if r.mixup else [CutMix(r.cutmix)] if r.cutmix else []
+    return [_MixUp(r.mixup)] if r.mixup else [CutMix(r.cutmix)] if r.cutmix else []
 
 # %% ../../nbs/training/09_callbacks.ipynb #837ac6c8
 class Accumulate(GradientAccumulation):

@@ -104,8 +104,9 @@ def differences(old, # JSON: identity of what is there
     "What makes two runs different, in words; '' if they are the same."
     old,new = (_bare(json.loads(json.dumps(o))) for o in (old, new))
     if old == new: return ''
-    both = isinstance(old, dict) and isinstance(new, dict)
-    return next((f"{k}: {old.get(k)!r} there, {new.get(k)!r} now" for k in {**new, **old} if old.get(k) != new.get(k)), '') if both else f'{old!r} there, {new!r} now'
+    if not (isinstance(old, dict) and isinstance(new, dict)): return f'{old!r} there, {new!r} now'
+    k = next(k for k in {**new, **old} if old.get(k) != new.get(k))
+    return f'{k}: {differences(old.get(k), new.get(k))}'
 
 def _bare(o): return o | dict(data_args=identity_args(o['data_args'])) if isinstance(o, dict) and isinstance(o.get('data_args'), dict) else o # wherever the data lie
 

@@ -108,6 +108,7 @@ def _task(source, label_map, weights, recipe):
         if weights: raise TrainingError('weights are for several label maps, name → label map; here is one')
         return label_map, None
     if recipe.objective != 'auto': raise TrainingError(f"recipe: objective {recipe.objective!r} is for one label map; several use a weighted sum")
+    if not label_map: raise TrainingError('there is no label map to pretrain on')
     leaves = next(iter(label_map.values())).leaves
     extra = set(weights or {})-set(label_map)
     if extra: raise TrainingError(f"weights: no label map {sorted(extra)[0]!r}; there are: {', '.join(label_map)}")
@@ -135,9 +136,7 @@ def _model(source, label_map, loss, recipe, seed):
     n = label_map.n_classes if one else {k: m.n_classes for k,m in label_map.items()}
     if one and getattr(loss, 'n_outputs', 0): n = loss.n_outputs # the semantic softmax has more outputs than classes
     model = new_classifier(source, n, recipe, seed)
-    if recipe.prior_bias:
-        if one and n != label_map.n_classes: raise TrainingError(f"recipe: prior_bias needs one output a class, objective {recipe.objective!r} has others")
-        start_at_prior(model, source, label_map)
+    if recipe.prior_bias: start_at_prior(model, source, label_map)
     return model
 
 def _digests(label_map): return label_map.digest if isinstance(label_map, LabelMap) else {k: m.digest for k,m in label_map.items()}
@@ -157,7 +156,9 @@ def _identity(source, label_map, recipe, seed, weights=None, kw={}):
 def _is_done(folder, new, content):
     "Whether `folder` holds this very run, finished; another is refused."
     try: ckpt = load_checkpoint(folder)
-    except BackboneError: return False # none, or one that has to be made again
+    except BackboneError: # none, or one that has to be made again
+        if not (folder/'model.safetensors').exists() or (folder/'metrics.csv').exists(): return False
+        raise TrainingError(f"{folder/'model.safetensors'} is not of `pretrain`, whose log (metrics.csv) would lie beside it; choose another folder") from None
     i = ckpt.info
     if i.get('kind') != 'pretrain': raise TrainingError(f"{folder} holds a checkpoint that `pretrain` has not made; choose another folder")
     old = dict(data=i['data'], data_args=identity_args(i['data_args']), label_map=_digests(ckpt.label_map), recipe=without_defaults(i['recipe']), seed=i['seed']) | i.get('more', {})
@@ -190,7 +191,7 @@ def pretrain(source:Source,          # images, leaf labels, hierarchy
              **kw,                   # more for `dataloaders`, such as num_workers
             )->Path:                 # the checkpoint folder, for `load_checkpoint` and `transfer`
     "Train a fresh backbone and head on `label_map`, and save it with a log of its losses (`metrics.csv`); a run that `folder` holds already is left alone."
-    folder = Path(folder)
+    folder = Path(folder).absolute() # the working directory may change meanwhile
     given,loss = _task(source, label_map, weights, recipe)
     identity,content = _identity(source, label_map, recipe, seed, weights, kw),_content(source)
     if _is_done(folder, identity, content):

@@ -172,6 +172,7 @@ def check_pretraining(recipe:Recipe # of a run that begins from nothing
     "Refuse settings that only fine-tuning has a use for."
     for k in ('head','layer_decay'):
         if getattr(recipe, k) != getattr(Recipe(), k): raise TrainingError(f"recipe: {k}={getattr(recipe, k)!r} is for fine-tuning; pretraining begins from nothing, leave it out")
+    if recipe.prior_bias and recipe.objective.startswith('semantic'): raise TrainingError(f"recipe: prior_bias needs one output a class, objective {recipe.objective!r} has others")
 
 def check_transfers(recipe:Recipe, # of all of the transfers
                     hows,          # some of `transfer_names`
