@@ -118,6 +118,19 @@ def test_a_report_on_the_terminal_has_printable_names(tmp_path, capsys, monkeypa
     assert code == 0 and out.count(r'a\x1b[31m\nb') == 2 and not CONTROL & set(out)
 
 
+def test_the_terminal_says_of_the_best_what_the_report_says(tmp_path, capsys, monkeypatch):
+    "It is chosen on the validation images, which are measured whether asked for or not."
+    import pandas as pd
+    from granularity_nb.study import report, run
+    rows = [dict(recipe='plain', label_map=m, n_classes=n, transfer=t, seed=s, split=split, n=40, error=e+.01*s, nll=1., top5_error=0., ece=.1, run='x')
+            for split,shift in (('valid', 0), ('test', .1)) for m,n,t,e in (('script', 3, 'readout', .2-shift), ('kind', 9, 'readout', .15), ('direct', 3, 'direct', .4)) for s in range(3)]
+    monkeypatch.setattr(run, 'run', lambda *args, **kw: None)
+    monkeypatch.setattr(run, 'collect', lambda *args: pd.DataFrame(rows))
+    monkeypatch.setattr(report, 'report', lambda folder: tmp_path/'r.html')
+    code,out,_ = _call(capsys, 'study', *SMALL, '--levels', 'script,kind', '--splits', 'test', '--seeds', '0,1,2', '--out', tmp_path)
+    assert code == 0 and 'best on the validation images is kind' in out and 'over 3 seeds (recipe' in out and 'flatters' not in out
+
+
 # ---- where it is printed
 
 

@@ -605,3 +605,24 @@ def test_known_folders_are_not_read_for_their_labels(tmp_path, monkeypatch):
 def test_a_share_that_is_not_even_one_image_or_not_what_groups_allow_is_said():
     with pytest.warns(SourceWarning, match="valid=0.05 of 8 images is not even one, so there is no 'valid'"): assert set(carve(np.zeros(8, int), dict(valid=.05, test=.25))) == {'train','test'}
     with pytest.warns(SourceWarning, match='valid: 8 images instead of 5, since groups stay whole'): carve(np.zeros(40, int), dict(valid=5), together=np.arange(40)//8)
+
+def test_table_with_two_labels_for_one_file(tmp_path):
+    t = frame(tmp_path/'p')
+    n = len(t)
+    other = next(o for o in t.label if o.split('/')[0] != t.label[0].split('/')[0])
+    pd.concat([t, t[:1].assign(label=other, path='./'+t.path[0])]).to_csv(tmp_path/'p'/'t.csv', index=False)
+    leaf = lambda o: o.rpartition('/')[2]
+    with pytest.raises(SourceError, match=f"1 files have different labels in several rows, such as '{t.path[0]}', '{leaf(t.label[0])}' in row 0 and '{leaf(other)}' in row {n} .*repeats=True"): Source.open('table', root=tmp_path/'p'/'t.csv')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        s = Source.open('table', root=tmp_path/'p'/'t.csv', repeats=True)
+    assert sum(map(len, s.splits.values())) == n+1 and s.args['repeats'] is True
+    t.to_csv(tmp_path/'p'/'t.csv', index=False)
+    assert 'repeats' not in Source.open('table', root=tmp_path/'p'/'t.csv').args, 'what is not asked for is no part of the identity'
+
+def test_validation_lists_with_two_labels_for_one_image(tmp_path):
+    from granularity_nb.data.images import _annotations, _kaggle_truth
+    (tmp_path/'val_annotations.txt').write_text('a.JPEG\tn01443537\nb.JPEG\tn01443537\na.JPEG\tn01629819\n')
+    with pytest.raises(SourceError, match="'a' has the label n01443537 and also n01629819"): _annotations(tmp_path/'val_annotations.txt')
+    (tmp_path/'LOC_val_solution.csv').write_text('ImageId,PredictionString\na,n01443537 1 2 3 4\na,n01629819 1 2 3 4\n')
+    with pytest.raises(SourceError, match="'a' has the label n01443537 and also n01629819"): _kaggle_truth(tmp_path/'LOC_val_solution.csv')

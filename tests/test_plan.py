@@ -88,6 +88,22 @@ def test_one_label_map_under_two_names_is_refused_by_both():
     with pytest.warns(UserWarning, match="'leaf' and 'kind' differ in leaves without a training image only"): runs(replace(_set(train=[0,1]*5, valid=EVEN, test=EVEN), maps=('leaf','kind')))
 
 
+def test_one_number_of_drawn_classes_under_two_names_is_refused():
+    plan = replace(_set(**EVERY), transfers=('finetune',))
+    for a,b in (('random-splits:leaf','random-splits:4'), ('random-splits:5','random-splits:05'), ('kmeans-within:4','kmeans-within:leaf'), ('kmeans-across:9','kmeans-across:09')):
+        with pytest.raises(StudyError, match=f"'{a}' and '{b}' are the same number of classes"): runs(replace(plan, maps=('kind',a,b)))
+    assert len(runs(replace(plan, maps=('random-splits:5','random-splits:6','kmeans-within:5','kmeans-across:5')))) == 5
+
+
+def test_a_class_without_a_leaf_keeps_no_head():
+    more = lambda k: lambda h: LabelMap(h.leaves, [*h.level(k).vocab, 'unicorn'], h.level(k).codes)
+    plan = replace(_set(levels=dict(leaf=more(0)), **EVERY), transfers=('readout','finetune'))
+    with pytest.warns(UserWarning, match="label map 'leaf' has a class without a leaf .'unicorn'.: readout left out"): assert runs(plan)[1].transfers == ('finetune',)
+    plan = replace(_set(target=more(1), **EVERY), transfers=('marginal','finetune'))
+    with pytest.raises(StudyError, match="target of 'pets' has a class without a leaf, 'unicorn'"): runs(plan)
+    assert len(runs(replace(plan, transfers=('readout',)))) == 2
+
+
 def test_classes_that_share_their_leaves_are_compared_as_sets_of_leaves():
     h = Hierarchy.from_edges([('dog','pet'), ('dog','canine'), ('cat','pet'), ('wolf','canine'), ('pet','all'), ('canine','all')])
     seen = np.ones(3, bool)
@@ -111,6 +127,13 @@ def test_objectives_are_tried_on_each_label_map_before_the_first_run():
     with pytest.raises(StudyError, match="label map 'kmeans-within:5': objective 'hxe:0.3' needs the hierarchy"): runs(replace(plan, maps=('kmeans-within:5',)))
     semantic = {'a': dict(pretrain=dict(epochs=1), transfer=dict(epochs=1, objective='semantic'))}
     with pytest.raises(StudyError, match="'transfer': objective 'semantic' has other outputs"): runs(replace(_set(paths={k: ['animal', *v] for k,v in PATHS.items()}, target=lambda h: h.level(0), **EVERY), recipes=semantic))
+
+
+def test_a_head_with_other_outputs_is_not_read_out():
+    arms = dict(pretrain=dict(epochs=1, objective='semantic'), direct=dict(epochs=2), transfer=dict(epochs=1))
+    plan = replace(_set(paths={k: ['animal', *v] for k,v in PATHS.items()}, **EVERY), recipes={'a': arms})
+    with pytest.warns(UserWarning, match="objective 'semantic' has other outputs than the classes: readout left out"): assert [r.transfers for r in runs(plan)] == [('direct',), ('finetune',)]
+    with pytest.raises(StudyError, match="other outputs than the classes, so that readout cannot be done"): runs(replace(plan, transfers=('readout',)))
 
 
 def test_names_are_checked_before_a_source_is_opened():

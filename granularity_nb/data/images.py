@@ -430,12 +430,16 @@ def _overlooked(table, have, used):
         if flags or 'train' in looks.values() and len(looks) > 1: raise SourceError(f"{table}: column {k!r} seems to hold splits ({', '.join(map(repr, sorted(values)[:4]))}), but is not used: pass split={k!r}"
             +(", splits={'train': '1', 'test': '0'} (as its cells are)" if flags else '')+", or splits=False")
 
-def _row_parts(table, of, files):
-    "Row numbers of each split; the same file in two rows is reported."
+def _row_parts(table, of, files, row, names_of_leaf, repeats):
+    "Row numbers of each split; a file in several rows is reported, and refused where they contradict each other, unless `repeats` says that it may be."
     parts = {k: np.flatnonzero(of == k) for k in dict.fromkeys(of)}
+    if repeats: return parts
     names = files.relative()
     _,first,group = np.unique(np.array(names, object), return_index=True, return_inverse=True)
     twice = np.flatnonzero(first[group] != np.arange(len(names)))
+    odd = [(first[group[i]], i) for i in twice if names_of_leaf[i] != names_of_leaf[first[group[i]]]]
+    if odd: raise SourceError(f"{table}: {len({group[b] for _,b in odd})} files have different labels in several rows, such as {names[odd[0][0]]!r}, "
+        +' and '.join(f'{names_of_leaf[i]!r} in row {row[i]}' for i in odd[0])+' (rows count from 0): keep one row of each, or take all with repeats=True')
     if len(twice): warnings.warn(f"{table}: {len(twice)} files are in several rows, such as {names[twice[0]]!r} in {of[first[group[twice[0]]]]!r} and {of[twice[0]]!r}; leakage() lists those in two splits", SourceWarning, stacklevel=4)
     return parts
 
@@ -493,6 +497,7 @@ def table_source(
     splits:dict|bool|None=None, # cells of each split in its column, as {'train': ['0','1'], 'test': '2'}; False: the table has no splits; None: as they say
     group:str|None=None, # column that says which images belong together and stay in one split
     shared:bool|None=None, # False: a name under two parents is two classes; None: the same, with a warning
+    repeats:bool|None=None,# True: a file in several rows is an image each time; None: the same with a warning, and refused if its labels differ
 )->Source:
     "Images and labels by the rows of a table."
     root = _root('table', root, 'the images, or the table')
@@ -517,9 +522,9 @@ def table_source(
     if own and target not in levels:
         fine,leaf,levels,goal = _crossed(h, leaf, levels, [columns[target][i] for i in used], target)
         unit,h,levels = None if fine is h else next(iter(_tidy(levels))),fine,levels | {target: goal}
-    parts,together = _row_parts(name, of, files),None if group is None else np.array(columns[group], object)[used]
+    parts,together = _row_parts(name, of, files, used, [h.leaves[o] for o in leaf], repeats),None if group is None else np.array(columns[group], object)[used]
     source = _finish('table', h, levels, goal, files, leaf, parts, dict(valid=valid, test=test),
-                     _asked(dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, group=group, shared=shared),
+                     _asked(dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, group=group, shared=shared, repeats=repeats),
                      _where(root, cache, strict, file=file), _last, together, unit)
     _warn_no_level([] if isinstance(label, str) else label, source)
     return source
@@ -539,6 +544,13 @@ def _wnids_of(name, root, folders, at, expected):
     bad = next((o for o,w in zip(folders, out) if w not in ('','images') and not re.fullmatch(r'n\d{8}', w)), None)
     if bad is not None: raise _layout(name, root, f'{bad!r} is not named by a wnid such as n01443537', expected)
     return ['' if o == 'images' else o for o in out]
+
+def _one_label(pairs, file):
+    "{image: label}; an image with two is refused."
+    out = {}
+    for k,o in pairs:
+        if out.setdefault(k, o) != o: raise SourceError(f'{file}: {k!r} has the label {out[k]} and also {o}: it can have one')
+    return out
 
 def _labelled(name, root, files, wnids, truth=None, where=None):
     "All wnids, sorted, and the number in them of each file's: that of its folder ('' for none), or what `truth` says of its name without ending."
@@ -581,7 +593,7 @@ def _annotations(path):
     rows = [o.split('\t') for o in path.read_text().splitlines() if o.strip()]
     bad = next((i for i,o in enumerate(rows) if len(o) < 2), None)
     if bad is not None: raise SourceError(f'{path}, line {bad+1}: expected a file name, a tab and a wnid, found {rows[bad][0]!r}')
-    return {os.path.splitext(o[0])[0]: o[1] for o in rows}
+    return _one_label(((os.path.splitext(o[0])[0], o[1]) for o in rows), path)
 
 # %% ../../nbs/data/04_images.ipynb #0a29dbad
 @register('tiny-imagenet')
@@ -632,7 +644,7 @@ def _kaggle_truth(file):
     "Image → wnid by Kaggle's LOC_val_solution.csv."
     with open(file, newline='', encoding='utf-8') as f: rows = [*csv.reader(f)]
     if not rows or rows[0] != ['ImageId','PredictionString']: raise SourceError(f"{file} must begin with ImageId,PredictionString, not {','.join(rows[0]) if rows else 'nothing'}")
-    return {os.path.splitext(i)[0]: o.split()[0] for i,o in rows[1:] if o.strip()}
+    return _one_label(((os.path.splitext(i)[0], o.split()[0]) for i,o in rows[1:] if o.strip()), file)
 
 # %% ../../nbs/data/04_images.ipynb #93096a6b
 _truths = {'LOC_val_solution.csv': _kaggle_truth, 'ILSVRC2012_validation_ground_truth.txt': _kit_truth}

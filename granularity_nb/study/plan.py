@@ -306,8 +306,12 @@ def _content(*sources):
 
 def _possible(plan, source, recipe, spec, m):
     "The plan's transfers that a label map allows: to keep its head, each of its classes must lie in one target class."
-    if not m.multi and m.refines(source.target_for(m)): return tuple(plan.transfers)
-    return _without_head(plan, recipe, f"label map {spec!r} {'gives a leaf several classes' if m.multi else 'has classes that lie in several target classes'}")
+    why = 'gives a leaf several classes' if m.multi else f'has a class without a leaf ({m.vocab[_bare_class(m)]!r})' if _bare_class(m) is not None else 'has classes that lie in several target classes' if not m.refines(source.target_for(m)) else ''
+    return _without_head(plan, recipe, f"label map {spec!r} {why}") if why else tuple(plan.transfers)
+
+def _bare_class(m):
+    "A class that no leaf has, or None."
+    return next(iter(np.setdiff1d(np.arange(m.n_classes), m.membership.indices)), None)
 
 def _without_head(plan, recipe, why):
     "The plan's transfers without those that keep the pretrained head."
@@ -421,7 +425,8 @@ def _cut_for(plan, source, name, spec, seed):
     else:
         r,more = recipe.get('multi', r) if m.multi else r, dict(digest=m.digest, n_classes=n)
         _check_objective(what, r, m, source.hierarchy, False)
-        can = tuple(plan.transfers) if plan.to else _possible(plan, source, name, spec, m)
+        semantic = r.get('objective', 'auto').startswith('semantic')
+        can = _without_head(plan, name, f"{what}: the head of objective {r['objective']!r} has other outputs than the classes") if semantic else tuple(plan.transfers) if plan.to else _possible(plan, source, name, spec, m)
     return r, more, can
 
 def _run(plan, source, to, direct, spec, known):
@@ -454,6 +459,7 @@ def _check_target(plan, to):
     "Refuse a target that has nothing to tell apart, where it is learned or where it is measured; an error of 0 % would mean nothing."
     t,name = to.target,to.name
     if t.multi: raise StudyError(f"the target of {name!r} gives a leaf several classes, and an error needs one; choose another (target=…)")
+    if 'marginal' in plan.transfers and _bare_class(t) is not None: raise StudyError(f"the target of {name!r} has a class without a leaf, {t.vocab[_bare_class(t)]!r}, for which 'marginal' finds no class to sum; leave the class or that transfer out")
     seen = _seen(to, t)
     finer = [k for k,m in to.levels.items() if not m.multi and _seen(to, m).sum() > 1]
     if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --{'to-' if plan.to else ''}set target={finer[0]!r} (there are: {', '.join(finer)})" if finer and 'target' in source_arguments(plan.to or plan.data) else "; give the data set a second class"))
@@ -475,6 +481,11 @@ def _groups(m, seen):
 def _check_twice(plan, source):
     "Refuse one label map under two names, and tell of two that differ only where there is no training image."
     cuts = {o: label_map(source, o) for o in plan.maps if _kind(source, o)[0] in (None,'level','depth')}
+    drawn = {}
+    for spec in plan.maps:
+        kind,arg = _kind(source, spec)
+        other = drawn.setdefault((kind, _amount(source, arg)), spec) if kind == 'random-splits' or kind in _clustered else spec
+        if other != spec: raise StudyError(f"plan: label maps {other!r} and {spec!r} are the same number of classes of {source.name!r} under two names; leave one out")
     all_,seen = np.ones(source.hierarchy.n_leaves, bool),_seen(source, LabelMap.identity(source.hierarchy.leaves))
     for where,told in ((all_, None), (seen, warnings.warn)):
         first = {}
