@@ -348,8 +348,11 @@ def _pixels(x, i):
 def _item(dataset, i):
     try: return dataset[i]
     except Exception as e: # whatever its code raises
-        files = getattr(dataset, 'samples', None)
-        raise SourceError(f"image {i} of the dataset{f', {files[i][0]},' if isinstance(files, list) and i < len(files) else ''} cannot be read ({type(e).__name__}: {e})") from e
+        where = ''
+        with suppress(Exception): # where torchvision's datasets, and parts of them, keep their files
+            base,of,at = _behind(dataset)
+            where = f', {base[of[i]].samples[at[i]][0]},'
+        raise SourceError(f'image {i} of the dataset{where} cannot be read ({type(e).__name__}: {e})') from e
 
 def _read_dataset(dataset):
     "All images of a dataset as one array."
