@@ -137,7 +137,12 @@ class GatherDL(TfmdDL):
         import fastai.vision.data # draws a grid of images; only here, since workers of a study that show nothing should stay small
         return super().show_batch(*args, **kwargs)
 
-    def show_results(self, b, out, **kwargs): return super().show_results(b[:self.n_inp+1], out, **kwargs)
+    def show_results(self,
+        b,   # a batch: images, and the labels of each map
+        out, # predicted classes, of the first map
+        **kwargs): # of fastai's method
+        "Images, their first labels and what was predicted."
+        return super().show_results(b[:self.n_inp+1], out, **kwargs)
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
