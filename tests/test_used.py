@@ -362,6 +362,17 @@ def test_a_broken_file_is_left_out_everywhere_alike(photos, tmp_path):
         assert evaluate(probe, s, s.target).error == 0, 'bright and dark pictures'
 
 
+def test_a_first_image_that_cannot_be_read_is_left_out_too(photos, tmp_path):
+    from granularity_nb.data.stream import stream
+    s = stream(Source.open('folder', root=str(photos), size=None), 32, stats=([.3]*3, [.2]*3))
+    for f in ('train/cat/00.png','test/cat/00.png'): (photos/f).write_bytes(b'not a picture')
+    dls = dataloaders(s, s.target, bs=8, valid='test')
+    assert sum(len(b[1]) for b in dls.train) == 23 and sum(len(b[1]) for b in dls.valid) == 15
+    with pytest.raises(SourceError, match='image 0 .* cannot be read'): dls.train_ds[0]
+    model = load_checkpoint(pretrain(s, s.target, tmp_path/'run', replace(r, bs=8), progress=False)).model
+    with pytest.warns(UserWarning, match='1 of the 16 images'): assert evaluate(model, s, s.target).n == 15
+
+
 # ---- only what is asked for, and once
 
 def test_evaluation_looks_at_no_other_split(bars):
