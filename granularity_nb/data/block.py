@@ -164,7 +164,12 @@ class GatherDL(TfmdDL):
     def _one_pass(self):
         with _looking(_gatherers(self.dataset)): super()._one_pass()
 
-    def show_results(self, b, out, **kwargs): return super().show_results(b[:self.n_inp+1], out, **kwargs)
+    def show_results(self,
+        b,   # a batch: images, and the labels of each map
+        out, # predicted classes, of the first map
+        **kwargs): # of fastai's method
+        "Images, their first labels and what was predicted."
+        return super().show_results(b[:self.n_inp+1], out, **kwargs)
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
