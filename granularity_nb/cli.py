@@ -6,7 +6,7 @@
 __all__ = ['parser', 'main']
 
 # %% ../nbs/cli.ipynb #567d6e21
-import argparse, codecs, difflib, json, os, re, sys, time, warnings
+import argparse, ast, codecs, difflib, json, os, re, sys, time, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from .text import one_line
@@ -37,11 +37,13 @@ def _some(text):
 def _path(text): return Path(os.path.expanduser(_some(text))) # a shell leaves the ~ of --out=~/x alone
 
 def _setting(text):
-    "'size=32' as a pair; the value is JSON, or else a text."
+    "'size=32' as a pair; the value is JSON (or Python's False or ['a', 'b']), or else a text."
     k,eq,v = text.partition('=')
     if not eq or not k.strip(): _wrong(text, 'is not a setting like size=32')
     try: return k.strip(), json.loads(v, parse_constant=int) # NaN and the like are texts
-    except (ValueError, RecursionError): return k.strip(), v
+    except (ValueError, RecursionError): pass
+    try: return k.strip(), ast.literal_eval(v) if v in ('True','False','None') or v[:1] in ('[','{') else v
+    except (ValueError, SyntaxError, MemoryError, RecursionError): return k.strip(), v
 
 def _rates(text):
     "Comma-separated numbers, as for both parts of a plan's `lrs`."

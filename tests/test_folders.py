@@ -381,3 +381,25 @@ def test_names_under_two_parents_are_said_unless_they_may_be(tmp_path):
             again = f(root, shared=False)
         assert s.hierarchy == again.hierarchy and s.hierarchy.n_leaves == 2
         with pytest.raises(SourceError, match='the classes of a data set form a tree'): f(root, shared=True)
+
+def test_any_data_set_takes_another_target():
+    s = Source.open('digits', n_train=20, n_valid=5, n_test=5, target='loops', steps=[['subsample', dict(n=10)]])
+    assert s.target is not s.level('digit') and s.target == s.level('loops') and s.args['target'] == 'loops' and Source.open('digits', **s.args).target == s.target
+    odd = {str(i): ['even','odd'][i % 2] for i in range(10)}
+    s = Source.open('digits', n_train=20, n_valid=5, n_test=5, target=odd)
+    assert s.target['7'] == 'odd' and not s.level('loops').refines(s.target) and s.args['target'] == odd and 'target' not in Source.open('digits', n_train=20).args
+    for target,says in (('lops', "did you mean 'loops'"), (3, 'target must be the name of a level'), (dict(odd, x='y') | {'7': 1}, "gives '7' the class 1")):
+        with pytest.raises(SourceError, match=says): Source.open('digits', target=target)
+
+def test_rows_of_files_that_are_not_read(tmp_path):
+    file = table(tmp_path/'t', some())
+    for i in (3, 7): (tmp_path/'t'/f'{i}.heic').write_bytes(b'x'*i)
+    t = pd.read_csv(file)
+    t.assign(path=[o.replace('png', 'heic') if i in (3, 7) else o for i,o in enumerate(t.path)]).to_csv(file, index=False)
+    with pytest.warns(SourceWarning, match="t.csv: 2 files with a name unlike an image's, such as '3.heic' in row 3; what is none of JPEG, PNG, .* will be left out"): in_table(file)
+    with pytest.warns(SourceWarning, match='2 of 12 images cannot be used and are left out, such as 3.heic'): assert sizes(in_table(file, size=4)) == dict(train=10)
+
+@pytest.mark.parametrize('text,value', [('splits=False', False), ('splits=false', False), ("splits={'train': 'a'}", dict(train='a')), ('splits={"train": "a"}', dict(train='a')), ("label=['kind','breed']", ['kind','breed']), ('group=[a-z]+', '[a-z]+'), ('target=True love', 'True love')])
+def test_settings_as_messages_write_them(text, value):
+    from granularity_nb.cli import _setting
+    assert _setting(text)[1] == value

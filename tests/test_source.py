@@ -350,6 +350,7 @@ def test_datasets_that_raise_or_mix_kinds():
     assert Split.from_dataset(Own([grey, colour].__getitem__), labels).images[:,0,0].tolist() == [[9,9,9],[1,2,3]]
     def fails(i): raise OSError('broken PNG file')
     with pytest.raises(SourceError, match='image 0 of the dataset, a.png, cannot be read .OSError: broken PNG file'): Split.from_dataset(Own(fails), labels).images
+    with pytest.raises(SourceError, match='image 1 of the dataset, a.png, cannot be read'): Split.from_dataset(pytest.importorskip('torch').utils.data.Subset(Own(lambda i: fails(i) if i == 0 else grey), [1, 0]), labels).images
     deep = Image.fromarray(np.full((4,4), -1., np.float32))
     with pytest.raises(SourceError, match='image 0 of the dataset cannot be used .unsupported'): Split.from_dataset(Own([deep, colour].__getitem__), labels).images
 
@@ -381,3 +382,7 @@ def test_what_a_step_is_asked_for_is_done_or_said():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         s.long_tail(10)
+
+def test_noise_that_reaches_no_image_is_said():
+    s = many([0]*10+[1]*10)
+    with pytest.warns(SourceWarning, match='0.01 is not even one of 20 images'): assert (s.label_noise(.01).split('train').leaf == s.split('train').leaf).all()

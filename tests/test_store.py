@@ -472,6 +472,8 @@ def test_pictures_of_a_dataset(tmp_path):
     with pytest.raises(StoreError, match='key='): store(Pictures(), tmp_path)
     st = store(Pictures(), tmp_path, size=(40,56), key='five pictures', progress=False)
     assert all(np.array_equal(x, pixels(i)) for i,x in enumerate(st.array))
+    named = [dict(image=Image.fromarray(pixels(i)), label=i) for i in range(3)]
+    assert np.array_equal(store(named, tmp_path, size=(40,56), key='as of Hugging Face', progress=False).array, st.array[:3])
 
 
 def test_a_dataset_that_raises(tmp_path):

@@ -8,6 +8,7 @@ __all__ = ['RowImage', 'RowLabel', 'LeafLabel', 'LabelBlock', 'GatherDL', 'Rando
 
 # %% ../../nbs/data/05_block.ipynb #425656da
 import copy, queue, random, threading
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from torch.nn import functional as F
@@ -22,6 +23,7 @@ from PIL import Image
 from .source import Source, SourceError
 from .store import Decode
 from ..labels.label_map import LabelMap
+from ..text import in_plot
 
 # %% ../../nbs/data/05_block.ipynb #b8349e84
 class RowImage(Transform):
@@ -32,7 +34,12 @@ class RowImage(Transform):
                  decode=None): # `Decode` for pictures from elsewhere; the images' size and kind, cropped, if None
         self.splits,self._picture,self._held,self._device = list(splits),decode,{},None
 
-    def encodes(self, row:int)->TensorImage: return self.gather(np.array([row]))[0]
+    looking = False # fastai looks at the first image to learn its type: there, one that cannot be read is black
+    def encodes(self, row:int)->TensorImage:
+        x,rows = self.fetch(np.array([row]))
+        if len(rows): return x[0]
+        if not self.looking: raise SourceError(f'image {row} (counted through all splits) cannot be read')
+        return _as_image(torch.zeros((1, *self._array(0).shape[1:]), dtype=torch.uint8))[0]
     def encodes(self, o:str|Path|bytes|Image.Image)->TensorImage: return _as_image(torch.from_numpy(np.array(self.picture(o)))[None])[0]
 
     def _array(self, k): return self.splits[k].images
@@ -82,6 +89,14 @@ def _as_image(x):
     return TensorImageBW(x[:,None]) if x.ndim == 3 else TensorImage(x.permute(0, 3, 1, 2))
 
 # %% ../../nbs/data/05_block.ipynb #70df2c39
+class _Category(Category):
+    "A class that titles name as it is, dollars and all."
+    def show(self, ctx=None, **kwargs): return Category(in_plot(self)).show(ctx=ctx, **kwargs)
+
+class _MultiCategory(MultiCategory):
+    "Classes that titles name as they are."
+    def show(self, ctx=None, **kwargs): return MultiCategory([in_plot(o) for o in self]).show(ctx=ctx, **kwargs)
+
 class RowLabel(Transform):
     "Row number → class (or classes) under a label map; decodes to the names at that granularity."
     def __init__(self,
@@ -93,8 +108,8 @@ class RowLabel(Transform):
 
     def encodes(self, row:int): return self.gather(np.array([row]))[0]
 
-    def decodes(self, y:TensorCategory): return Category(self.vocab[y])
-    def decodes(self, y:TensorMultiCategory): return MultiCategory([self.vocab[i] for i in y.nonzero().flatten()])
+    def decodes(self, y:TensorCategory): return _Category(self.vocab[y])
+    def decodes(self, y:TensorMultiCategory): return _MultiCategory([self.vocab[i] for i in y.nonzero().flatten()])
 
     def __getstate__(self): return dict(self.__dict__, leaf=self.leaf[:0])
 
@@ -128,6 +143,15 @@ def _gatherers(dataset):
     "The `RowImage` and `RowLabel` of a fastai `Datasets`."
     return [f for tl in getattr(dataset, 'tls', []) for f in tl.tfms.fs if hasattr(f, 'gather')]
 
+@contextmanager
+def _looking(transforms):
+    "While fastai looks at the first item."
+    images = [f for f in transforms if isinstance(f, RowImage)]
+    for f in images: f.looking = True
+    try: yield
+    finally:
+        for f in images: f.looking = False
+
 class GatherDL(TfmdDL):
     "A `TfmdDL` over row numbers that gathers a batch in one go instead of collating items."
     prefetch,weights = 0,None         # batches made ahead by a thread; how often each row is wanted
@@ -137,7 +161,15 @@ class GatherDL(TfmdDL):
         import fastai.vision.data # draws a grid of images; only here, since workers of a study that show nothing should stay small
         return super().show_batch(*args, **kwargs)
 
-    def show_results(self, b, out, **kwargs): return super().show_results(b[:self.n_inp+1], out, **kwargs)
+    def _one_pass(self):
+        with _looking(_gatherers(self.dataset)): super()._one_pass()
+
+    def show_results(self,
+        b,   # a batch: images, and the labels of each map
+        out, # predicted classes, of the first map
+        **kwargs): # of fastai's method
+        "Images, their first labels and what was predicted."
+        return super().show_results(b[:self.n_inp+1], out, **kwargs)
 
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
@@ -477,8 +509,8 @@ class _SideLabel(RowLabel):
         super().__init__(label_map, leaf)
         self._vocab = self.vocab
         del self.vocab,self.c,self.loss_func
-    def decodes(self, y:TensorCategory): return Category(self._vocab[y])
-    def decodes(self, y:TensorMultiCategory): return MultiCategory([self._vocab[i] for i in y.nonzero().flatten()])
+    def decodes(self, y:TensorCategory): return _Category(self._vocab[y])
+    def decodes(self, y:TensorMultiCategory): return _MultiCategory([self._vocab[i] for i in y.nonzero().flatten()])
 
 def _labels(label_map, also, leaf):
     main,side = RowLabel(label_map, leaf),[_SideLabel(m, leaf) for m in also]
@@ -559,7 +591,7 @@ def hold(self:RowImage,
 def _datasets(block, source):
     "`block.datasets(source)` without the `noop` that a `DataBlock` puts before each transform: it is a function, which some versions cannot pickle."
     items = block.get_items(source)
-    return Datasets(items, tfms=list(block.type_tfms), splits=block.splitter(items), dl_type=GatherDL, n_inp=1)
+    with _looking([f for tfms in block.type_tfms for f in tfms]): return Datasets(items, tfms=list(block.type_tfms), splits=block.splitter(items), dl_type=GatherDL, n_inp=1)
 
 def dataloaders(source:Source,      # images and leaf labels
                 label_map:LabelMap, # classes to train on
@@ -617,7 +649,7 @@ def in_order(source:Source,      # images and leaf labels
     device,(leaf,_) = default_device() if device is None else torch.device(device), _leaf_codes(source, label_map, [split])
     if not len(leaf): raise SourceError(f"the split {split!r} of {source.name!r} has no images")
     tfms = [RowImage([source.split(split)], getattr(source, 'decode', None)), RowLabel(label_map, leaf), _RowNumber()]
-    dl = GatherDL(Datasets(range(len(leaf)), tfms=tfms, dl_type=GatherDL, n_inp=1), bs=bs, shuffle=False, num_workers=num_workers, after_batch=[IntToFloatTensor, _normalize(source.split('train'))])
+    dl = GatherDL(Datasets(range(len(leaf)), tfms=tfms, do_setup=False, dl_type=GatherDL, n_inp=1), bs=bs, shuffle=False, num_workers=num_workers, after_batch=[IntToFloatTensor, _normalize(source.split('train'))])
     dls = DataLoaders(dl, device=device)
     _place(dls, 'auto', None)
     return dl

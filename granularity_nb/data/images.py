@@ -12,11 +12,12 @@ from functools import partial
 import numpy as np
 from pathlib import Path
 from ..files import cache_folder
-from .source import Files, Rows, Source, SourceError, SourceWarning, Split, register, stratified_order, _behind, _class_names, _given_names, _own_names, _pick, _transformed
+from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, plain_target, register, stratified_order,
+    _behind, _class_names, _given_names, _own_names, _pick, _transformed)
 from .store import ImageError, pixels
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
-from ..labels.reading import cells, folder_splits, image_types, is_missing, read_table, split_names, split_of, texts
+from ..labels.reading import cells, folder_splits, image_formats, image_types, is_missing, read_table, split_names, split_of, texts
 from ..labels.taxonomy import by_path, cifar100, inat21
 from ..labels.wordnet import imagenet, lemmas
 
@@ -207,21 +208,7 @@ def _warn_unseen(name, h, leaf, parts):
         if len(new): warnings.warn(f"{name}: {len(new)} classes have images in {k!r} but none in 'train', such as {h.leaves[new[0]]!r}: are the names spelt alike?", SourceWarning, stacklevel=5)
 
 # %% ../../nbs/data/04_images.ipynb #222306ca
-def _target_map(name, target, h, levels):
-    "The label map of a target: a level by its name, or classes by leaf; None for the coarsest level."
-    if target is None: return [*_tidy(levels).values()][-1]
-    if isinstance(target, str): return _pick(f'level of {name!r}', target, levels)
-    if isinstance(target, LabelMap):
-        if target.multi: raise SourceError(f"{name}: target {target.name!r} gives a leaf several classes; a target has one for each")
-        target = {o: target[o] for o in target.leaves}
-    extra,lost = [o for o in target if o not in set(h.leaves)],[o for o in h.leaves if o not in target]
-    if lost: raise SourceError(f"{name}: target gives {len(lost)} of {h.n_leaves} leaves no class, such as {lost[0]!r}"+(f"; it has {extra[0]!r}, which is no leaf" if extra else ''))
-    bad = next((o for o in h.leaves if not isinstance(target[o], str) or not target[o].strip()), None)
-    if bad is not None: raise SourceError(f"{name}: target gives {bad!r} the class {target[bad]!r}, which must be a name")
-    vocab = sorted({target[o] for o in h.leaves})
-    return LabelMap(h.leaves, vocab, [vocab.index(target[o]) for o in h.leaves], name='target')
-
-def _plain_target(target): return {o: target[o] for o in target.leaves} if isinstance(target, LabelMap) else target
+def _target_map(name, target, h, levels): return [*_tidy(levels).values()][-1] if target is None else as_target(name, target, h, levels)
 
 # %% ../../nbs/data/04_images.ipynb #3c9abf50
 def _finish(
@@ -242,7 +229,7 @@ def _finish(
     order = [o for o in ('train','valid','test') if o in parts]
     order += [o for o in parts if o not in order]
     splits = _splits(name, files, leaf, {k: parts[k] for k in order}, what['size'], where.get('cache'), where.get('strict', False))
-    return Source(name, h, splits, target_map, _tidy(levels), what | dict(target=_plain_target(what['target'])), where, title, unit)
+    return Source(name, h, splits, target_map, _tidy(levels), what | dict(target=plain_target(what['target'])), where, title, unit)
 
 # %% ../../nbs/data/04_images.ipynb #125371c1
 def _last(name):
@@ -367,6 +354,8 @@ def _row_files(table, root, cells):
     size = [_size(os.path.join(root, a, c)) for a,_,c in parts]
     lost = [i for i,o in enumerate(size) if o < 0]
     if lost: raise SourceError(f"{table}: {len(lost)} of {len(size)} files do not exist, such as {given[lost[0]]!r} in row {lost[0]} (rows count from 0); paths are relative to {root}, name another folder with root=…")
+    odd = [i for i,(_,_,c) in enumerate(parts) if not c.lower().endswith(image_types)]
+    if odd: warnings.warn(f"{table}: {_n(len(odd), 'file')} with a name unlike an image's, such as {given[odd[0]]!r} in row {odd[0]}; what is none of {', '.join(image_formats)} cannot be used and will be left out", SourceWarning, stacklevel=4)
     number = {o:i for i,o in enumerate(sorted({a for a,_,_ in parts}))}
     return Files(root, number, [number[a] for a,_,_ in parts], [c for _,_,c in parts], size)
 
@@ -795,7 +784,7 @@ def cifar100_source(
     whole = {k: Split.from_dataset(o, labels) for k,o in data.items()}
     rows = carve(whole['train'].leaf, dict(valid=valid), seed, target_map.codes)
     splits = {k: whole['train'].take(o) for k,o in rows.items()} | dict(test=whole['test'])
-    return Source(name, h, splits, target_map, levels, dict(valid=valid, seed=seed, target=_plain_target(target)), dict(root=str(root)))
+    return Source(name, h, splits, target_map, levels, dict(valid=valid, seed=seed, target=plain_target(target)), dict(root=str(root)))
 
 # %% ../../nbs/data/04_images.ipynb #a7dd8cf1
 def from_datasets(

@@ -342,6 +342,7 @@ class _Items:
         try:
             o = self.items[i]
             if isinstance(o, (tuple,list)): o = o[0]
+            if isinstance(o, dict): o = next(o[k] for k in ('image','img') if k in o) # Hugging Face's items
             if type(o).__module__.startswith('torch'): o = o.permute(1, 2, 0).numpy() if o.ndim == 3 and o.shape[0] in (1,3) else o.numpy()
             return hashlib.blake2b(o if isinstance(o, bytes) else np.ascontiguousarray(o), digest_size=16).digest(), o
         except StoreError: raise

@@ -39,9 +39,9 @@ def _difference(a, b, comparison):
     "Of two arms, errors by seed: a − b."
     both = a.index.intersection(b.index)
     m,se,df = standard_error(a[both]-b[both]) if comparison == 'paired' else welch(a, b)
-    return dict(difference=m, se=se, df=df, seeds=len(both) if comparison == 'paired' else min(len(a), len(b)), **pairing(a[both], b[both]))
+    return dict(comparison=comparison, difference=m, se=se, df=df, seeds=len(both) if comparison == 'paired' else min(len(a), len(b)), **pairing(a[both], b[both]))
 
-_differs = ['difference','half','p','p_family','family','seeds','correlation','ratio']
+_differs = ['comparison','difference','half','p','p_family','family','seeds','correlation','ratio']
 
 def _as_family(rows, level):
     "Intervals and p-values of the family that `rows` are."
@@ -299,9 +299,9 @@ def _minus(text): return text.replace('-', '−')
 def _against(d, reference):
     "A difference with its interval, seeds and family, in words."
     how = 'lower than' if d.difference < 0 else 'higher than'
-    if d.seeds < 2: return f"{abs(100*d.difference):.1f} points {how} {reference} in the only seed that both have (no interval)"
+    if d.seeds < 2: return f"{abs(100*d.difference):.1f} points {how} {reference} in the only seed to compare (no interval)"
     if np.isnan(d.half): return f"difference to {reference} {_minus(f'{100*d.difference:+.1f}')} points over {d.seeds} seeds: their spread is unknown, so no test"
-    said = f"{d.seeds} seeds, p = {_minus(f'{d.p_family:.2g}')} in a family of {d.family}"
+    said = f"{d.comparison}, {d.seeds} seeds, p = {_minus(f'{d.p_family:.2g}')} in a family of {d.family}"
     if not _shown(d): return f"difference to {reference} {_minus(f'{100*d.difference:+.1f}')} ± {100*d.half:.1f} points: no difference shown ({said})"
     return f"{abs(100*d.difference):.1f} ± {100*d.half:.1f} points {how} {reference} ({said})"
 

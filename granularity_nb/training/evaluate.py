@@ -11,11 +11,12 @@ from dataclasses import dataclass, fields, replace
 import numpy as np, torch
 from fastcore.basics import patch
 from ..data.block import in_order
+from ..data.images import SourceWarning
 from ..data.source import Source
 from ..labels.hierarchy import Hierarchy, LabelMap
 from ..labels.metrics import hierarchical_metrics
-from .recipe import DivergenceError, TrainingError
 from .longrun import caller_state
+from .recipe import DivergenceError, TrainingError
 
 # %% ../../nbs/training/04_evaluate.ipynb #09158cdc
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def log_probs(model, # module: images → logits or log-probabilities (n, c)
              )->torch.Tensor: # (n, c) float32 on the CPU, rows sum to one in probability
     "Log-probabilities for every image of a loader, in order."
     model.eval()
-    parts = [_log_p(model, b[0]) for b in dl]
+    with caller_state(): parts = [_log_p(model, b[0]) for b in dl]
     if not parts: raise TrainingError('there are no images to evaluate on')
     return torch.cat(parts)
 
@@ -104,17 +105,18 @@ def evaluate(model,            # module: images → logits or log-probabilities 
         model = model.to(dl.device).eval()
         parts = [(predictions(_log_p(model, x), y.cpu()), rows.cpu().numpy()) for x,y,rows in dl] # what the network says of all images might not fit into memory
     rows,whole = np.concatenate([r for _,r in parts]),len(source.split(split))
-    if len(rows) < whole: warnings.warn(f"{whole-len(rows)} of the {whole} images of {split!r} cannot be read and are left out: n is {len(rows)}", stacklevel=2)
+    if len(rows) < whole: warnings.warn(f"{whole-len(rows)} of the {whole} images of {split!r} cannot be read and are left out: n is {len(rows)}", SourceWarning, stacklevel=2)
     return replace(_joined([p for p,_ in parts]), files=_file_names(source.split(split), rows))
 
 def _joined(ps): return Predictions(**{f.name: np.concatenate([getattr(p, f.name) for p in ps]) for f in fields(Predictions) if getattr(ps[0], f.name) is not None})
 
 def _file_names(split, rows):
     "Where the images were read from, relative to the folder of the split; None if they are no files."
-    if split.files is None: return None
-    files = split.files[rows]
-    if hasattr(files, 'relative'): return np.array(files.relative())
-    return np.array([os.path.relpath(str(files[i]), getattr(files, 'root', None)) for i in range(len(files))])
+    files = split.files
+    if files is None: return None
+    if hasattr(files, 'relative'): return np.array(files[rows].relative())
+    names,root = [str(files[int(i)]) for i in rows],getattr(files, 'root', None)
+    return np.array(names if root is None else [os.path.relpath(o, root) for o in names])
 
 # %% ../../nbs/training/04_evaluate.ipynb #dda456fa
 @patch
