@@ -382,3 +382,7 @@ def test_what_a_step_is_asked_for_is_done_or_said():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         s.long_tail(10)
+
+def test_noise_that_reaches_no_image_is_said():
+    s = many([0]*10+[1]*10)
+    with pytest.warns(SourceWarning, match='0.01 is not even one of 20 images'): assert (s.label_noise(.01).split('train').leaf == s.split('train').leaf).all()

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..files import cache_folder
 from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, plain_target, register, stratified_order,
     _behind, _class_names, _given_names, _own_names, _pick, _transformed)
-from .store import ImageError, pixels
+from .store import ImageError, pixels, store
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
 from ..labels.reading import cells, folder_splits, image_formats, image_types, is_missing, read_table, split_names, split_of, texts
@@ -124,7 +124,6 @@ class _Later:
         return _pixels(splits, **self.how)
 
 def _store(name, files, size, cache, strict):
-    from granularity_nb.data.store import store
     try: return store(files.relative(), root=files.root, size=tuple(size) if isinstance(size, list) else size, folder=None if cache is None else os.path.join(_cache(cache), 'stores'), strict=strict)
     except ValueError as e: raise e if isinstance(e, SourceError) else SourceError(f'{name}: {e}') from None
 

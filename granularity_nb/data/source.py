@@ -924,6 +924,7 @@ def label_noise(self:Source,
     leaf,n = s.leaf.copy(),round(rate*len(s))
     if n > len(free): raise SourceError(f"only {len(free)} of {len(s)} images of {split!r} have another leaf to go to"+(f" within their class of {getattr(within, 'name', within)!r}" if within is not None else '')
         +f": a rate of {rate:g} needs {n}; the largest possible is {len(free)/max(1, len(s)):.3g}")
+    if rate and not n: warnings.warn(f'label_noise: a rate of {rate:g} is not even one of {len(s)} images, so no leaf is wrong', SourceWarning, stacklevel=3)
     hit = free[:n]
     leaf[hit] = wrong[hit]
     return _step(self, 'label_noise', split, s.take(np.arange(len(s)), leaf), rate=rate, within=within, seed=int(seed))
