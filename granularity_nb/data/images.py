@@ -256,6 +256,8 @@ def _tree(paths, ranks=(), shared=None):
 _folder_layout = '<class>/<class>/…/*.jpg of any depth, with or without train, valid and test on top'
 _usual = 'train', 'training', 'val', 'valid', 'validation', 'test', 'testing'
 
+def _taken(name, split): return name if name == split in ('train','valid','test') else f'{name} for {split!r}' if name != split else f'{name} for a further test set'
+
 def _folder_parts(root, files, splits):
     "The split (None: of none) and the path of the class of each folder."
     paths = [tuple(o.split('/')) if o else () for o in files.folders]
@@ -263,7 +265,7 @@ def _folder_parts(root, files, splits):
     except HierarchyError as e: raise SourceError(f'folder: {root}: {e}') from None
     if splits is None and classes != paths:
         tops = {p[0]: k for p,k in zip(paths, of)}
-        if any(o.lower() not in _usual for o in tops): warnings.warn("folder: taken for splits: "+', '.join(o if o == k else f'{o} for {k!r}' for o,k in tops.items())+"; splits=… says otherwise, splits=False that all are classes", SourceWarning, stacklevel=4)
+        if any(o.lower() not in _usual for o in tops): warnings.warn("folder: taken for splits: "+', '.join(_taken(o, k) for o,k in tops.items())+"; splits=… says otherwise, splits=False that all are classes", SourceWarning, stacklevel=4)
     out = [p for p,k in zip(paths, of) if k is None]
     if out: warnings.warn(f"folder: {_n(len(out), 'folder')} in none of the splits, left out, such as {'/'.join(out[0])!r}", SourceWarning, stacklevel=4)
     return of, classes
@@ -399,7 +401,7 @@ def _row_splits(table, columns, split, splits):
     of = _by_value(table, split, splits, have) if splits else {o: k for o,k in split_names(have).items() if k != '?'}
     if not splits: of = {o: of.get(o, o) for o in have}
     if 'train' not in of.values(): raise SourceError(f"{table}: no row has 'train' in column {split!r}, only {', '.join(map(repr, [*have][:8]))}: say which is which with splits={{'train': …, 'test': …}}, or splits=False if these are no splits")
-    if not splits and any(o.lower() not in _usual for o in have): warnings.warn(f"{table}: taken for splits: "+', '.join(o if o == k else f'{o} for {k!r}' for o,k in of.items())+"; splits=… says otherwise", SourceWarning, stacklevel=4)
+    if not splits and any(o.lower() not in _usual for o in have): warnings.warn(f"{table}: taken for splits: "+', '.join(_taken(o, k) for o,k in of.items())+"; splits=… says otherwise", SourceWarning, stacklevel=4)
     out = [o for o in columns[split] if o not in of]
     if out: warnings.warn(f"{table}: {_n(len(out), 'row')} in none of the splits, left out, such as those with {out[0]!r} in column {split!r}", SourceWarning, stacklevel=4)
     return [of.get(o) for o in columns[split]]
@@ -418,8 +420,8 @@ def _overlooked(table, have, used):
     "Refuse a table with a column of splits that nobody asked about."
     for k in have.keys():
         if k in used or not len(have[k]): continue
-        column = cells(have[k])
-        values = {str(o).strip() for o in column[:1000]+column[-1000:] if not is_missing(o)} # a column of splits has few
+        some = cells(have[k][:1000])+cells(have[k][-1000:]) # a column of splits has few values
+        values = {str(o).strip() for o in some if not is_missing(o)}
         looks = split_names(sorted(values)) if len(values) <= 20 else {}
         flags = split_of(re.sub('(?i)^(is|in|for)[ _]', '', str(k))) == 'train' and values <= {'0','1','0.0','1.0','True','False','true','false'}
         if flags or 'train' in looks.values() and len(looks) > 1: raise SourceError(f"{table}: column {k!r} seems to hold splits ({', '.join(map(repr, sorted(values)[:4]))}), but is not used: pass split={k!r}"

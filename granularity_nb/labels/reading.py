@@ -179,9 +179,9 @@ def _splits_on_top(tops, below):
 
 def _example(looks, prefix):
     "How `splits` could read."
-    kinds = dict.fromkeys(k for k in looks.values() if k!='?') or {'train':0}
-    first = lambda k: next((o for o,l in looks.items() if l==k), next(iter(looks)))
-    return repr({k: prefix+first(k) for k in {'train':0, **kinds}} if 'train' in kinds else {'train': '…'} | {k: prefix+first(k) for k in kinds})
+    name = lambda k: next((o for o,l in looks.items() if l==k), next((o for o,l in looks.items() if l=='?' and k[:3] in o.lower()), None))
+    known = {k: prefix+o for k in ('train','valid','test') if (o := name(k))}
+    return repr(known if 'train' in known else {'train': '…'} | known)
 
 def _no_splits_below(paths):
     "Refuse paths of classes with names of splits in them."
