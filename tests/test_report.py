@@ -333,3 +333,24 @@ def test_the_command_line_asks_for_the_comparison():
     of = lambda *words: _plan(parser().parse_args(['study', *words])).comparison
     assert of() == 'paired' and of('--comparison', 'unpaired') == 'unpaired'
     with pytest.raises(SystemExit): parser().parse_args(['study','--comparison','welch'])
+
+
+@pytest.mark.parametrize('multi', [False, True])
+def test_titles_of_batches_name_classes_as_they_are(multi):
+    import matplotlib.pyplot as plt
+    from matplotlib.text import Text
+    from granularity_nb.data.block import dataloaders
+    from granularity_nb.data.source import Source, Split
+    from granularity_nb.labels.hierarchy import Hierarchy
+    edges = [('US$ vs A$','k$x$'), ('_b$x$','k$x$'), ('c','m')]+[('c','k$x$')]*multi
+    h = Hierarchy.from_edges(edges+[('k$x$','all'), ('m','all')])
+    split = lambda n: Split(np.zeros((n,8,8), np.uint8), np.arange(n)%3)
+    s = Source('few', h, dict(train=split(12), valid=split(6)), h.level(0))
+    dls = dataloaders(s, h.level(1) if multi else h.level(0), bs=6)
+    dls.show_batch(max_n=6)
+    titles = [ax.title for ax in plt.gcf().axes if ax.get_title()]
+    assert len(titles) == 6 and any('$' in o.get_text() for o in titles) and not any(o._preprocess_math(o.get_text())[1] for o in titles)
+    plt.close('all')
+    x,y = dls.one_batch()[:2]
+    name = dls.decode_batch((x, y))[0][1]
+    assert set(name) <= {'k$x$','m'} if multi else name in h.leaves, 'the name itself is not changed'

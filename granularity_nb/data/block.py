@@ -23,6 +23,7 @@ from PIL import Image
 from .source import Source, SourceError
 from .store import Decode
 from ..labels.label_map import LabelMap
+from ..text import in_plot
 
 # %% ../../nbs/data/05_block.ipynb #b8349e84
 class RowImage(Transform):
@@ -88,6 +89,14 @@ def _as_image(x):
     return TensorImageBW(x[:,None]) if x.ndim == 3 else TensorImage(x.permute(0, 3, 1, 2))
 
 # %% ../../nbs/data/05_block.ipynb #70df2c39
+class _Category(Category):
+    "A class that titles name as it is, dollars and all."
+    def show(self, ctx=None, **kwargs): return Category(in_plot(self)).show(ctx=ctx, **kwargs)
+
+class _MultiCategory(MultiCategory):
+    "Classes that titles name as they are."
+    def show(self, ctx=None, **kwargs): return MultiCategory([in_plot(o) for o in self]).show(ctx=ctx, **kwargs)
+
 class RowLabel(Transform):
     "Row number → class (or classes) under a label map; decodes to the names at that granularity."
     def __init__(self,
@@ -99,8 +108,8 @@ class RowLabel(Transform):
 
     def encodes(self, row:int): return self.gather(np.array([row]))[0]
 
-    def decodes(self, y:TensorCategory): return Category(self.vocab[y])
-    def decodes(self, y:TensorMultiCategory): return MultiCategory([self.vocab[i] for i in y.nonzero().flatten()])
+    def decodes(self, y:TensorCategory): return _Category(self.vocab[y])
+    def decodes(self, y:TensorMultiCategory): return _MultiCategory([self.vocab[i] for i in y.nonzero().flatten()])
 
     def __getstate__(self): return dict(self.__dict__, leaf=self.leaf[:0])
 
@@ -500,8 +509,8 @@ class _SideLabel(RowLabel):
         super().__init__(label_map, leaf)
         self._vocab = self.vocab
         del self.vocab,self.c,self.loss_func
-    def decodes(self, y:TensorCategory): return Category(self._vocab[y])
-    def decodes(self, y:TensorMultiCategory): return MultiCategory([self._vocab[i] for i in y.nonzero().flatten()])
+    def decodes(self, y:TensorCategory): return _Category(self._vocab[y])
+    def decodes(self, y:TensorMultiCategory): return _MultiCategory([self._vocab[i] for i in y.nonzero().flatten()])
 
 def _labels(label_map, also, leaf):
     main,side = RowLabel(label_map, leaf),[_SideLabel(m, leaf) for m in also]
