@@ -11,11 +11,12 @@ from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
 from granularity_nb.study.plan import Plan, StudyError, checked
 from granularity_nb.training.backbone import Checkpoint, Classifier, create_backbone, export_timm, load_checkpoint, save_checkpoint
 from granularity_nb.training.callbacks import loss_function
-from granularity_nb.training.evaluate import evaluate, load_predictions, save_predictions
+from granularity_nb.training.evaluate import evaluate, load_predictions, log_probs, save_predictions
 from granularity_nb.training.longrun import caller_state
 from granularity_nb.training.objectives import Levels, objective
 from granularity_nb.training.pretrain import fit, new_classifier, pretrain
 from granularity_nb.training.recipe import Recipe, TrainingError, check_pretraining, check_transfers
+from granularity_nb.training.shift import adapt_batchnorm, batchnorm_shift
 from granularity_nb.training.transfer import features, layer_groups, linear_probe, split_features, transfer, tune
 
 pytestmark = pytest.mark.filterwarnings("ignore:the probe's best C", 'ignore:the best learning rate')
@@ -423,7 +424,7 @@ def state():
     return random.getstate(), [o.tolist() if hasattr(o, 'tolist') else o for o in np.random.get_state()], torch.get_rng_state().tolist(), torch.get_num_threads(), cudnn.deterministic, cudnn.benchmark, torch.are_deterministic_algorithms_enabled()
 
 
-@pytest.mark.parametrize('what', ['pretrain','pretrain again','pretrain, resumable','fit','finetune','marginal','probe','readout','probe first','tune','evaluate','features','linear probe','new classifier','load','diverged'])
+@pytest.mark.parametrize('what', ['pretrain','pretrain again','pretrain, resumable','fit','finetune','marginal','probe','readout','probe first','tune','evaluate','features','linear probe','log_probs','adapt_batchnorm','batchnorm_shift','new classifier','load','diverged'])
 def test_the_callers_state_stays(bars, fine, what, tmp_path):
     place = bars.level('place')
     model = Classifier(create_backbone('small', 1), 4)
@@ -435,6 +436,7 @@ def test_the_callers_state_stays(bars, fine, what, tmp_path):
              **{how: lambda how=how: transfer(fine, bars, how=how, recipe=r, progress=False) for how in ('finetune','marginal','probe','readout')},
              'probe first': lambda: transfer(fine, bars, recipe=replace(r, head='probe'), progress=False), 'tune': lambda: tune(fine, bars, recipe=r, lrs=(.01, .1)),
              'evaluate': lambda: evaluate(model, bars, place), 'features': lambda: features(model.backbone, dls.valid), 'linear probe': lambda: linear_probe(model.backbone, bars, place, grid=(.1,)),
+             'log_probs': lambda: log_probs(model, dls.valid), 'adapt_batchnorm': lambda: adapt_batchnorm(model, dls.valid), 'batchnorm_shift': lambda: batchnorm_shift(model, dls.valid),
              'new classifier': lambda: new_classifier(bars, 4, r, 0), 'load': lambda: load_checkpoint(fine), 'diverged': diverged}
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     benchmark = torch.backends.cudnn.benchmark

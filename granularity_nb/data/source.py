@@ -613,7 +613,7 @@ def source_module(
     name:str, # one of `source_names()`
 )->str:       # a module to import, so that another process knows the data set too
     "Where the data set called `name` is registered; a data set registered in a notebook or script has no such place."
-    module = _built_in.get(name) or _pick('data set', name, {o: f.__module__ for o,f in _makers.items()})
+    module = isinstance(name, str) and _built_in.get(name) or _pick('data set', name, {o: f.__module__ for o,f in _makers.items()})
     if module == '__main__': raise SourceError(f'data set {name!r} is registered in a notebook or script, where other processes cannot find it: put its function into a module and import that')
     return module
 
@@ -668,7 +668,7 @@ _steps = 'subsample','long_tail','label_noise' # methods of `Source`
 
 def _maker(name):
     "The function that makes the data set called `name`."
-    if name not in _makers and name in _built_in: importlib.import_module(_built_in[name])
+    if isinstance(name, str) and name not in _makers and name in _built_in: importlib.import_module(_built_in[name])
     return _pick('data set', name, {o:_makers.get(o) for o in source_names()})
 
 def source_arguments(

@@ -15,8 +15,8 @@ from ..data.images import SourceWarning
 from ..data.source import Source
 from ..labels.hierarchy import Hierarchy, LabelMap
 from ..labels.metrics import hierarchical_metrics
-from .recipe import DivergenceError, TrainingError
 from .longrun import caller_state
+from .recipe import DivergenceError, TrainingError
 
 # %% ../../nbs/training/04_evaluate.ipynb #09158cdc
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def log_probs(model, # module: images → logits or log-probabilities (n, c)
              )->torch.Tensor: # (n, c) float32 on the CPU, rows sum to one in probability
     "Log-probabilities for every image of a loader, in order."
     model.eval()
-    parts = [_log_p(model, b[0]) for b in dl]
+    with caller_state(): parts = [_log_p(model, b[0]) for b in dl]
     if not parts: raise TrainingError('there are no images to evaluate on')
     return torch.cat(parts)
 

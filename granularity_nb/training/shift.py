@@ -13,6 +13,7 @@ from ..data.corrupt import corruption_names # also gives Source its `corrupted`
 from ..data.source import Source
 from ..labels.hierarchy import LabelMap
 from .evaluate import evaluate
+from .longrun import caller_state
 from .recipe import TrainingError
 
 # %% ../../nbs/training/08_shift.ipynb #b512388b
@@ -49,7 +50,8 @@ def adapt_batchnorm(model, # any network with batch normalisation; not changed
         m.reset_running_stats()
         m.momentum = None # a plain average over all batches
         m.train()
-    for b in dl: model(b[0])
+    with caller_state():
+        for b in dl: model(b[0])
     return model.eval()
 
 # %% ../../nbs/training/08_shift.ipynb #913d54d1
@@ -62,7 +64,8 @@ def batchnorm_shift(model, # a network with batch normalisation, used as it is
     model,layers = model.eval(),_batchnorms(model)
     sums,hooks = {n: 0. for n,_ in layers},[m.register_forward_pre_hook(lambda m, x, n=n: _add(sums, n, x[0])) for n,m in layers]
     try:
-        for b in dl: model(b[0])
+        with caller_state():
+            for b in dl: model(b[0])
     finally:
         for o in hooks: o.remove()
     rows = {}
