@@ -856,7 +856,8 @@ def test_ctrl_c_ends_a_study_whose_worker_is_stopped(tmp_path):
     "Stopped (SIGSTOP, a debugger, a laptop's lid), it hears of no polite request."
     import psutil
     out = tmp_path/'s'
-    p = subprocess.Popen(_study(out, '--preset', 'full', '--seeds', '0,1,2'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    p = subprocess.Popen(_study(out, '--preset', 'full', '--seeds', '0,1,2'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # tests that run in the background ignore it
     try:
         while not list((out/'runs').glob('*/metrics.csv')) and p.poll() is None: time.sleep(.05)
         workers = [o for o in psutil.Process(p.pid).children(recursive=True) if 'forkserver' in ' '.join(o.cmdline()) and not o.children()]
