@@ -403,3 +403,16 @@ def test_rows_of_files_that_are_not_read(tmp_path):
 def test_settings_as_messages_write_them(text, value):
     from granularity_nb.cli import _setting
     assert _setting(text)[1] == value
+
+def test_labels_that_are_splits(tmp_path):
+    file = table(tmp_path/'t', some(usage=['train','test']*6) | dict(label=['train/dog','train/cat','test/dog']*4))
+    for kw in (dict(label='usage'), dict(splits={'train': 'x'}, label='label'), {}):
+        with pytest.raises(SourceError, match='splits'): in_table(file, **kw)
+    with pytest.raises(SourceError, match="the labels have 'test', 'train' where classes should be, which look like splits.*splits=False"): in_table(file, label='usage')
+    assert in_table(file, label='usage', splits=False).target.vocab == ('test','train')
+    assert in_table(table(tmp_path/'u', some(label=['bus','car','train']*4))).hierarchy.leaves == ('bus','car','train')
+
+@pytest.mark.parametrize('name', [[], {}, None, 5, ['glyphs']])
+def test_names_of_data_sets_are_texts(name):
+    for f in (Source.open, source_arguments):
+        with pytest.raises(SourceError, match='no data set'): f(name)

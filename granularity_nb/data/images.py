@@ -14,7 +14,7 @@ from pathlib import Path
 from ..files import cache_folder
 from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, plain_target, register, stratified_order,
     _behind, _class_names, _given_names, _own_names, _pick, _transformed)
-from .store import ImageError, pixels
+from .store import ImageError, pixels, store
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
 from ..labels.reading import cells, folder_splits, image_formats, image_types, is_missing, read_table, split_names, split_of, texts
@@ -124,7 +124,6 @@ class _Later:
         return _pixels(splits, **self.how)
 
 def _store(name, files, size, cache, strict):
-    from granularity_nb.data.store import store
     try: return store(files.relative(), root=files.root, size=tuple(size) if isinstance(size, list) else size, folder=None if cache is None else os.path.join(_cache(cache), 'stores'), strict=strict)
     except ValueError as e: raise e if isinstance(e, SourceError) else SourceError(f'{name}: {e}') from None
 
@@ -385,6 +384,13 @@ def _coarse_first(table, columns, label):
         warnings.warn(f"{table}: {then} is coarser than {first} before it, each of whose {n} names has one of it ({a[0]!r}: {b[0]!r}): is the order from fine to coarse? The coarsest comes first, "
                       +('as in animal/dog/poodle' if isinstance(label, str) else 'in label=[…]'), SourceWarning, stacklevel=4)
 
+def _no_splits_as_labels(table, paths):
+    "Refuse labels with a part that is nothing but names of splits."
+    for d in range(max(map(len, paths))):
+        names = {o[d] for o in paths if len(o) > d}
+        looks = split_names(sorted(names)) if len(names) <= 20 else {}
+        if len(looks) == len(names) and len(set(looks.values())) > 1: raise SourceError(f"{table}: the labels have {', '.join(map(repr, sorted(names)[:4]))} where classes should be, which look like splits: name another column or part as label, or pass splits=False if they are classes")
+
 # %% ../../nbs/data/04_images.ipynb #d94a2d88
 def _row_splits(table, columns, split, splits):
     "The split of each row; None for rows that are in none."
@@ -503,6 +509,7 @@ def table_source(
     if splits and split not in columns: raise SourceError(f"{name}: splits says what cells mean, but there is no column {split!r}; name it with split=…")
     if split not in columns and splits is not False: _overlooked(name, have, columns)
     files,paths = _row_files(name, name.parent if file is None else root, columns[path]),_row_paths(name, columns, label, sep)
+    if splits is not False: _no_splits_as_labels(name, paths)
     of = np.array(_row_splits(name, columns, split, splits), object)
     used = np.flatnonzero([o is not None for o in of])
     if len(used) < len(of): files,paths,of = files[used],[paths[i] for i in used],of[used]

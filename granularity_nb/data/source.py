@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from fastcore.basics import patch
 from pathlib import Path
 from .store import ImageError, pixels, read_regular
-from ..labels.hierarchy import Hierarchy, LabelMap
+from ..labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 from ..labels.reading import image_types, texts
 from ..text import in_plot
 
@@ -448,7 +448,8 @@ def _named(y, names, i):
     if names is None: raise SourceError(f'image {i} has the class number {y}, but the dataset has no classes; pass classes=[…], the names in the order of their numbers')
     if isinstance(names, Exception): raise names
     if y not in names: raise SourceError(f'image {i} of the dataset has the class number {y}, but only class numbers {min(names)} … {max(names)} have names')
-    return texts([names[y]], 'classes')[0]
+    try: return texts([names[y]], 'classes')[0]
+    except HierarchyError: raise SourceError(f'class number {y} of the dataset is called {names[y]!r}, which is no name: pass classes=[…], one text for each number') from None
 
 @patch(cls_method=True)
 def from_dataset(cls:Split,
@@ -613,7 +614,7 @@ def source_module(
     name:str, # one of `source_names()`
 )->str:       # a module to import, so that another process knows the data set too
     "Where the data set called `name` is registered; a data set registered in a notebook or script has no such place."
-    module = _built_in.get(name) or _pick('data set', name, {o: f.__module__ for o,f in _makers.items()})
+    module = isinstance(name, str) and _built_in.get(name) or _pick('data set', name, {o: f.__module__ for o,f in _makers.items()})
     if module == '__main__': raise SourceError(f'data set {name!r} is registered in a notebook or script, where other processes cannot find it: put its function into a module and import that')
     return module
 
@@ -668,7 +669,7 @@ _steps = 'subsample','long_tail','label_noise' # methods of `Source`
 
 def _maker(name):
     "The function that makes the data set called `name`."
-    if name not in _makers and name in _built_in: importlib.import_module(_built_in[name])
+    if isinstance(name, str) and name not in _makers and name in _built_in: importlib.import_module(_built_in[name])
     return _pick('data set', name, {o:_makers.get(o) for o in source_names()})
 
 def source_arguments(

@@ -590,11 +590,12 @@ def _replaced(st, items, workers):
     "What stands for the contents of files that hold something else than when the store was made; '' if there are none."
     try: at = np.flatnonzero(items.touched != np.load(st.folder/'touched.npy'))
     except OSError: at = np.arange(len(items.names))
-    if not len(at): return ''
+    seen = st.folder/f"same-{hashlib.blake2b(np.ascontiguousarray(items.touched), digest_size=10).hexdigest()}" # each copy is read once
+    if not len(at) or seen.exists(): return ''
     with ThreadPoolExecutor(workers) as pool: now = [*pool.map(lambda i: _digest(items.path(i), st.decode.max_bytes), at)]
     other = [b'%d' % i+o for i,o in zip(at, now) if o != st.digests[i].tobytes()]
     if not other:
-        with suppress(OSError): _save_array(st.folder/'touched.npy', items.touched) # not to be read again; the cache may be read-only
+        with suppress(OSError): write_whole(seen, b'') # the cache may be read-only
     return hashlib.blake2b(b''.join(other), digest_size=16).hexdigest() if other else ''
 
 # %% ../../nbs/data/03_store.ipynb #fb3fb779
