@@ -171,3 +171,20 @@ def test_one_process_writes(results):
     assert sorted(o.name for o in results[2]['folder'].iterdir()) == ['checkpoint.json', 'metrics.csv', 'model.safetensors']
     assert len((results[2]['folder']/'metrics.csv').read_text().splitlines()) == 3
     assert load_checkpoint(results[2]['folder']).info['metrics']['error_rate'] <= 1
+
+
+def test_a_process_whose_images_cannot_be_read_makes_as_many_steps():
+    s = make_source(24)
+    class Some: # as images that are decoded when they are read
+        files = None
+        def __init__(self, x, bad): self.x,self.bad,self.shape,self.dtype,self.ndim = x,bad,x.shape,x.dtype,x.ndim
+        def __len__(self): return len(self.x)
+        def __getitem__(self, i): return self.x[i]
+        def fetch(self, rows): ok = ~np.isin(rows, self.bad); return self.x[rows][ok], ok
+    def share(bad):
+        train = Split(Some(np.asarray(s.split('train').images[:]), bad), s.split('train').leaf)
+        dl = dataloaders(s.but(splits=s.splits | dict(train=train)), s.level('leaf'), bs=8, train='train', device='cpu').train
+        dl.shuffle = False
+        return [list(RankDL.of(dl, r, 8)) for r in range(8)]
+    assert {len(o) for o in share([8, 23])} == {3}
+    with pytest.raises(TrainingError, match='process 0: none of its 3 images can be used'): share([0, 8, 16])

@@ -581,6 +581,9 @@ def test_what_a_class_number_means_must_be_plain(tmp_path):
         from_datasets('own', dict(train=train, valid=make(tmp_path/'valid')), animals, classes=train.classes)
     for label,message in [(7, 'class number 7, but only class numbers 0 … 3 have names'), (-1, 'class number -1'), (.5, 'class numbers or class names'), (None, 'label of image 0'), ([0, 1], 'one an image'), ('lion', 'lion')]:
         with pytest.raises((SourceError, HierarchyError), match=message): from_datasets('own', dict(train=Pairs([('tabby', label)], classes=train.classes)), animals)
+    synonyms = Pairs([('tabby', 0)], classes=[('tabby','tabby cat')]) # as torchvision's ImageNet has them
+    with pytest.raises(SourceError, match=r"own, 'train': class number 0 of the dataset is called \('tabby', 'tabby cat'\).*classes="): from_datasets('own', dict(train=synonyms), animals)
+    assert _as_seen(from_datasets('own', dict(train=synonyms), animals, classes=['tabby']).split('train'))[0] == ['tabby']
     with pytest.raises(SourceError, match='the dataset is empty'): from_datasets('own', dict(train=Pairs([])), animals)
     with pytest.raises(SourceError, match='no map-style dataset'): from_datasets('own', dict(train=iter([])), animals)
     with pytest.raises(SourceError, match="a dict of 'img', 'fine_label'"): from_datasets('own', dict(train=[dict(img=1, fine_label=0)]), animals)

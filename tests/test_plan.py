@@ -292,3 +292,26 @@ def test_validation_images_of_one_class_choose_nothing():
         assert runs(one)
     for more in (dict(lrs=dict(direct=[.1,.3])), dict(transfers=('probe',))):
         with pytest.raises(StudyError, match="all images of split 'valid' of 'pets' are of the one target class 'dog'"): runs(replace(one, **more))
+
+
+# ---- and what is planned can be run
+
+TREE = {k: ['animal', *v] for k,v in PATHS.items()}
+
+
+@pytest.mark.parametrize('change', [
+    dict(maps=('kmeans-within:5',), transfers=('probe','finetune'), lrs=dict(direct=[.1,.2], transfer=[.1])),
+    dict(maps=('leaf','image'), transfers=('readout','marginal')),
+    dict(maps=('leaf',), transfers=('readout','finetune'), recipes={'a': dict(pretrain=dict(epochs=1, bs=8, objective='semantic'), direct=dict(epochs=2, bs=8), transfer=dict(epochs=1, bs=8, head='probe'))}),
+    dict(maps=('random-splits:6',), transfers=('probe',), to='larger'),
+])
+def test_what_is_planned_runs_to_its_end(change, tmp_path):
+    from granularity_nb.study.run import collect, execute
+    _set('larger', paths=TREE, shape=(12,12), **EVERY)
+    plan = replace(_set(paths=TREE, **EVERY), recipes={'a': dict(pretrain=dict(epochs=1, bs=8), transfer=dict(epochs=1, bs=8))})
+    plan = replace(plan, **change)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        rs = runs(plan)
+        for r in rs: execute(plan, r, tmp_path)
+        assert len(collect(tmp_path, rs)) == sum(len(r.transfers) for r in rs)*2, 'on the test and the validation images'

@@ -3,7 +3,7 @@ import csv, io, os, pickle, re, tarfile
 import numpy as np, pytest, torch
 from PIL import Image
 from granularity_nb.data.block import dataloaders, relabel
-from granularity_nb.data.source import Files, Source, Split
+from granularity_nb.data.source import Files, Source, SourceWarning, Split
 from granularity_nb.data.store import Decode, ImageError, StoreError, store
 from granularity_nb.data.stream import FileImages, TarFiles, stream
 from granularity_nb.labels.hierarchy import Hierarchy
@@ -232,7 +232,7 @@ def test_what_is_left_out_of_archives_is_said(tmp_path):
         for o in ('1.jpg','2.HEIC','3.heic','4.cls','5.json','README'): add(t, o)
     (tmp_path/'b.TAR.GZ').write_bytes(b'')
     for _ in range(2): # found, and from the kept list
-        with pytest.warns(UserWarning) as said: assert len(TarFiles.find(tmp_path, tmp_path/'index')) == 1
+        with pytest.warns(SourceWarning) as said: assert len(TarFiles.find(tmp_path, tmp_path/'index')) == 1
         first,second = map(str, (o.message for o in said))
         assert first.startswith(f'3 files in the archives below {tmp_path} are not read (2 .heic, 1 .cls); images are known') and second == f'1 compressed archives below {tmp_path} are left out, such as b.TAR.GZ: unpack them to .tar first'
 

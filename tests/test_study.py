@@ -449,7 +449,7 @@ def test_where_no_worker_can_be_started_the_reason_is_given(how, word, tmp_path)
 
 
 def test_how_a_worker_ended_is_said():
-    assert 'out of memory' in _why_ended([-15, -9]) and 'SIGSEGV' in _why_ended([-9, -11, -15]) and 'exit code 3' in _why_ended([0, 3, -15])
+    assert 'out of memory' in _why_ended([-15, -9]) and 'Segmentation fault' in _why_ended([-9, -11, -15]) and 'signal 200' in _why_ended([-200]) and 'exit code 3' in _why_ended([0, 3, -15])
     assert 'out of memory' not in _why_ended([0, -15]) and '__main__' in _why_ended([-15, 78])
 
 

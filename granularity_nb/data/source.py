@@ -16,7 +16,7 @@ from numbers import Integral, Real
 from fastcore.basics import patch
 from pathlib import Path
 from .store import ImageError, pixels, read_regular
-from ..labels.hierarchy import Hierarchy, LabelMap
+from ..labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 from ..labels.reading import image_types, texts
 from ..text import in_plot
 
@@ -448,7 +448,8 @@ def _named(y, names, i):
     if names is None: raise SourceError(f'image {i} has the class number {y}, but the dataset has no classes; pass classes=[…], the names in the order of their numbers')
     if isinstance(names, Exception): raise names
     if y not in names: raise SourceError(f'image {i} of the dataset has the class number {y}, but only class numbers {min(names)} … {max(names)} have names')
-    return texts([names[y]], 'classes')[0]
+    try: return texts([names[y]], 'classes')[0]
+    except HierarchyError: raise SourceError(f'class number {y} of the dataset is called {names[y]!r}, which is no name: pass classes=[…], one text for each number') from None
 
 @patch(cls_method=True)
 def from_dataset(cls:Split,

@@ -12,7 +12,7 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from .source import Source, Split, _column, _other
+from .source import Source, SourceWarning, Split, _column, _other
 from .store import Decode, ImageError, StoreError, check_size, open_regular, read_at, _csv
 from ..files import whole_file
 from ..labels.reading import image_types
@@ -254,9 +254,9 @@ def find(cls:TarFiles,
     return found
 
 def _say_left_out(root, unread):
-    if unread: warnings.warn(f"{sum(unread.values())} files in the archives below {root} are not read ({', '.join(f'{n} {k}' for k,n in [*unread.items()][:8])}); images are known by their endings: {' '.join(image_types)}", stacklevel=3)
+    if unread: warnings.warn(f"{sum(unread.values())} files in the archives below {root} are not read ({', '.join(f'{n} {k}' for k,n in [*unread.items()][:8])}); images are known by their endings: {' '.join(image_types)}", SourceWarning, stacklevel=3)
     packed = [p.name for p in Path(root).rglob('*') if p.name.lower().endswith(_compressed)]
-    if packed: warnings.warn(f"{len(packed)} compressed archives below {root} are left out, such as {packed[0]}: unpack them to .tar first", stacklevel=3)
+    if packed: warnings.warn(f"{len(packed)} compressed archives below {root} are left out, such as {packed[0]}: unpack them to .tar first", SourceWarning, stacklevel=3)
 
 @patch(cls_method=True)
 def _of_index(cls:TarFiles, index, root, stamp):

@@ -446,7 +446,7 @@ def _chosen_on(plan):
 def _check_splits(plan, source, to):
     "Refuse splits that are not there or hold no images."
     tuned = "learning rates are chosen on 'valid': give the data set one, or leave lrs out" if plan.lrs else "probes are chosen on 'valid': give the data set one, or use other transfers"
-    need = {'train': 'nothing can be trained without it'} | dict.fromkeys(_chosen_on(plan), tuned) 
+    need = {'train': 'nothing can be trained without it'} | dict.fromkeys(_chosen_on(plan), tuned)
     need |= {s: need.get(s, '') for s in plan.splits}
     for o,s,why in [(source, 'train', need['train']), *((to, s, why) for s,why in need.items())]:
         why = f'; {why}' if why else ''
@@ -463,7 +463,7 @@ def _check_target(plan, to):
     seen = _seen(to, t)
     finer = [k for k,m in to.levels.items() if not m.multi and _seen(to, m).sum() > 1]
     if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --{'to-' if plan.to else ''}set target={finer[0]!r} (there are: {', '.join(finer)})" if finer and 'target' in source_arguments(plan.to or plan.data) else "; give the data set a second class"))
-    for s in (*plan.splits, *_chosen_on(plan)):
+    for s in dict.fromkeys((*plan.splits, *_chosen_on(plan))):
         there = _seen(to, t, s)
         new = [t.vocab[i] for i in np.flatnonzero(there & ~seen)]
         if not (there & seen).any(): raise StudyError(f"no training image of {name!r} has a target class of split {s!r} ({_told(new)}): are they labelled alike, is {s!r} a split?")

@@ -485,7 +485,8 @@ def _tables(results, r, s, comparison):
 
 def _sections(results, title, notes, splits, comparison):
     "The report as a list of (kind, content)."
-    out = [('h1', title), ('p', notes[0]), ('ul', findings(results, comparison)), *(('p', o) for o in notes[1:]), ('img', 'curve')]
+    out = [('h1', title), ('p', notes[0]), ('ul', findings(results, comparison)), *(('p', o) for o in notes[1:]), ('img', 'curve'),
+           ('p', 'Bands and bars: 95 % intervals over seeds, each arm by itself; the range of two seeds; the interval of the images (Wilson) where the spread over seeds is not known.')]
     for r in dict.fromkeys(results.recipe):
         for s in dict.fromkeys(results.split[results.recipe == r]):
             if s in splits: out += _tables(results, r, s, comparison)

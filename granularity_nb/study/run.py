@@ -399,7 +399,7 @@ def _why_ended(codes):
     code = next((o for o in sorted(codes, key=(-9).__eq__) if o not in (0, None, -15)), None) # we ask with 15, and then kill with 9
     if code == _unguarded: return _needs_guard
     if code == -9: return 'a worker process was killed (out of memory?)'
-    if code and code < 0: return f'a worker process crashed ({signal.Signals(-code).name})'
+    if code and code < 0: return f'a worker process crashed ({signal.strsignal(-code) if -code in signal.valid_signals() else f"signal {-code}"})'
     return 'a worker process ended'+(f' with exit code {code}' if code else '')+'; what it wrote before says why'
 
 # %% ../../nbs/study/02_run.ipynb #af3e837b

@@ -34,6 +34,14 @@ class RankDL(GatherDL):
         whole = self.bs*self.world
         return self.n//whole+(0 if self.drop_last or self.n % whole == 0 else 1)
 
+    def create_batches(self, samps):
+        samps,n,b = list(samps),0,None
+        for b in super().create_batches(samps):
+            n += 1
+            yield b
+        if b is None and samps: raise TrainingError(f"process {self.rank}: none of its {len(samps)} images can be used")
+        for _ in range(len(samps)//self.bs+(not self.drop_last and len(samps) % self.bs > 0)-n): yield b # for batches without a usable image, lest other processes wait
+
     def part(self,
              i:int): # number of a batch
         "Images of whole batch `i`, and the places of this process's in it: where they cannot be divided evenly, the first ones come again."
