@@ -30,7 +30,7 @@ def _python_state(s): return s[0], tuple(s[1]), s[2] # JSON knows no tuples
 
 def _set_rng_state(tensors, js):
     torch.set_rng_state(tensors['torch'])
-    cuda = [v for k,v in sorted(tensors.items()) if k.startswith('cuda')]
+    cuda = [tensors[f'cuda{i}'] for i in range(sum(k.startswith('cuda') for k in tensors))]
     if cuda and torch.cuda.is_available(): torch.cuda.set_rng_state_all(cuda)
     random.setstate(_python_state(js['python']))
     name,keys,*rest = js['numpy']
