@@ -171,6 +171,20 @@ def test_settings_that_no_pretraining_can_use_are_refused(bars, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_seeds_weights_and_rates_have_their_type(bars, fine, tmp_path):
+    two = dict(place=bars.level('place'), direction=bars.target)
+    f = pretrain(bars, two, tmp_path/'a', r, seed=np.int64(3), weights=dict(place=np.float32(2)), progress=False)
+    info = load_checkpoint(f).info
+    assert type(info['seed']) is int and info['more'] == dict(weights=dict(place=2.))
+    pretrain(bars, two, tmp_path/'a', r, seed=3., weights=dict(place=2), progress=False) # the same run
+    for bad in (.5, '1', None, True):
+        with pytest.raises(TrainingError, match='^seed must be a whole number'): pretrain(bars, bars.target, tmp_path/'b', r, seed=bad, progress=False)
+        with pytest.raises(TrainingError, match='^seed must be a whole number'): transfer(fine, bars, recipe=r, seed=bad, progress=False)
+    with pytest.raises(TrainingError, match="weight of 'place' must be a number"): pretrain(bars, two, tmp_path/'b', r, weights=dict(place='2'), progress=False)
+    with pytest.raises(TrainingError, match='learning rate must be a number'): tune(fine, bars, recipe=r, lrs=('0.1', .2))
+    assert not (tmp_path/'b').exists()
+
+
 def test_another_backbone_in_a_transfer_is_refused(bars, fine):
     with pytest.raises(TrainingError, match="'timm:resnet18' does nothing in a transfer, the checkpoint's is 'small'"): transfer(fine, bars, recipe=replace(r, backbone='timm:resnet18'), progress=False)
 

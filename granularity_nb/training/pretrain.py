@@ -6,7 +6,7 @@
 __all__ = ['learner', 'fit', 'new_classifier', 'start_at_prior', 'pretrain']
 
 # %% ../../nbs/training/02_pretrain.ipynb #2e5ec3c4
-import hashlib, json, math, os, random
+import hashlib, math, os, random
 from contextlib import contextmanager, nullcontext as _same
 from dataclasses import asdict
 from functools import partial
@@ -23,7 +23,7 @@ from .backbone import BackboneError, Checkpoint, Classifier, create_backbone, lo
 from .callbacks import decay_groups, fit_schedule, loss_function, optimizer, recipe_callbacks
 from .longrun import CSVLog, Guard, TrainingState, caller_state, differences, loggers, memory_advice
 from .objectives import Levels
-from .recipe import DivergenceError, Recipe, TrainingError, check_pretraining, without_defaults
+from .recipe import DivergenceError, Recipe, TrainingError, check_pretraining, typed, without_defaults
 
 # %% ../../nbs/training/02_pretrain.ipynb #c1b9de51
 class _NoValidation(Callback):
@@ -192,6 +192,7 @@ def pretrain(source:Source,          # images, leaf labels, hierarchy
             )->Path:                 # the checkpoint folder, for `load_checkpoint` and `transfer`
     "Train a fresh backbone and head on `label_map`, and save it with a log of its losses (`metrics.csv`); a run that `folder` holds already is left alone."
     folder = Path(folder).absolute() # the working directory may change meanwhile
+    seed,weights = typed('seed', int, seed), {k: typed(f'the weight of {k!r}', float, v) for k,v in (weights or {}).items()}
     given,loss = _task(source, label_map, weights, recipe)
     identity,content = _identity(source, label_map, recipe, seed, weights, kw),_content(source)
     if _is_done(folder, identity, content):

@@ -22,7 +22,7 @@ from .evaluate import evaluate
 from .longrun import caller_state
 from .pretrain import _channels, fit, start_at_prior
 from .probe import C_grid, fit_probe, mean_head
-from .recipe import DivergenceError, Recipe, TrainingError, check_transfers, keeps_head, transfer_names
+from .recipe import DivergenceError, Recipe, TrainingError, check_transfers, keeps_head, transfer_names, typed
 from fastai.torch_core import set_seed
 
 # %% ../../nbs/training/03_transfer.ipynb #79530d17
@@ -219,7 +219,7 @@ def transfer(ckpt,                      # a `Checkpoint`, or the folder of one; 
             )->nn.Module:               # images → logits or log-probabilities over `target.vocab`; the checkpoint is not changed
     "Turn a pretrained model into a classifier of the target's classes."
     if how not in transfer_names: raise TrainingError(f"unknown transfer {how!r}; use one of: {', '.join(transfer_names)}")
-    target = source.target if target is None else target
+    seed,target = typed('seed', int, seed),source.target if target is None else target
     ckpt = load_checkpoint(ckpt) if isinstance(ckpt, (str, Path)) else ckpt
     if keeps_head(how, recipe): _check_head(ckpt, source, target, how if how != 'finetune' else f'head={recipe.head!r}')
     if how == 'finetune': check_transfers(recipe, [how])
@@ -273,7 +273,7 @@ def tune(ckpt,                      # as for `transfer`
          cbs=(),                    # more fastai callbacks, used for every learning rate
         )->tuple:                   # the model, and a list of dict(lr=, error=, nll=, n=) in the order of `lrs`; error and nll are None if it diverged
     "`transfer` at every learning rate; that of the `best_rate` is kept."
-    target,lrs = source.target if target is None else target, [float(o) for o in lrs]
+    target,lrs = source.target if target is None else target, [typed('tune: a learning rate', float, o) for o in lrs]
     _check_tuning(how, lrs, source, target, valid)
     ckpt = load_checkpoint(ckpt) if isinstance(ckpt, (str, Path)) else ckpt
     kept,n,tried = None,len(source.split(valid)),[]
