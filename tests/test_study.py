@@ -644,7 +644,7 @@ def test_of_the_tried_rates_only_our_own_files_are_removed(both, tmp_path):
     (tmp_path/'run'/'tried'/'lr-0.03').mkdir(parents=True)
     (tmp_path/'run'/'tried'/'lr-0.3').symlink_to(tmp_path/'disk')
     (tmp_path/'run'/'tried'/'notes.md').write_text("somebody's")
-    for lr,error in ((.03, .1), (.3, .2)): (tmp_path/'run'/'tried'/f'lr-{lr:g}'/'valid.json').write_text(json.dumps(dict(lr=lr, error=error, nll=1.)))
+    for lr,error in ((.03, .1), (.3, .2)): (tmp_path/'run'/'tried'/f'lr-{lr}'/'valid.json').write_text(json.dumps(dict(lr=lr, error=error, nll=1.)))
     for name in ('metrics.csv','model.safetensors','checkpoint.json'): (tmp_path/'run'/'tried'/'lr-0.03'/name).write_text(name)
     _pretrain_best(None, tmp_path/'run', Recipe(), [.03,.3], source, 'cpu')
     assert [(tmp_path/'run'/o).read_text() for o in ('metrics.csv','model.safetensors','checkpoint.json')] == ['metrics.csv','model.safetensors','checkpoint.json']
@@ -833,6 +833,17 @@ def test_each_run_is_hashed_and_looked_up_once_and_polls_see_only_those_in_work(
     assert len(json.loads((tmp_path/'s'/'plan.json').read_text())['runs']) == n
     assert len(hashes) <= 2*n+10, 'a run and its transfers, and the plan itself'
     assert len(looks) == 3*n, 'one at the start, one while it is in work, one when it has ended'
+
+
+def test_a_probe_with_another_grid_is_another_result(monkeypatch):
+    "A folder that an earlier version has begun is not filled up with probes that tried other Cs."
+    import granularity_nb.study.plan as planning
+    plan = replace(tiny, transfers=('readout','probe','finetune'))
+    headed = replace(plan, recipes={'plain': dict(pretrain=asdict(Recipe(epochs=1)), transfer=asdict(Recipe(epochs=1, head='probe')))})
+    now = [runs(o)[-1].transfer_ids for o in (plan, headed)]
+    monkeypatch.setattr(planning, 'C_grid', (.01, .1, 1.))
+    then = [runs(o)[-1].transfer_ids for o in (plan, headed)]
+    assert [{k for k in a if a[k] != b[k]} for a,b in zip(now, then)] == [{'probe'}, {'probe','finetune'}]
 
 
 def test_the_next_job_is_found_without_looking_at_all_others(monkeypatch):

@@ -15,6 +15,7 @@ from functools import cached_property, lru_cache
 from ..data.source import Source, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
+from ..training.probe import C_grid
 from ..training.recipe import Recipe, TrainingError, check_pretraining, check_transfers, keeps_head, transfer_names, typed, without_defaults
 
 # %% ../../nbs/study/01_plan.ipynb #cfa98f1e
@@ -263,9 +264,12 @@ class Run:
         return _digest(self.config)
 
     @cached_property
-    def transfer_id(self)->str:
-        "What the folders of its transfers are called after."
-        return _digest(self.transfer)
+    def transfer_ids(self)->dict:
+        "What the folders of its transfers are called after: all that decides each of them, a probe's grid too."
+        head = self.transfer['recipe'].get('head')
+        probed = {how: how == 'probe' or how == 'finetune' and head == 'probe' for how in self.transfers}
+        digests = {p: _digest(self.transfer | (dict(C=C_grid) if p else {})) for p in set(probed.values())}
+        return {how: digests[p] for how,p in probed.items()}
 
     @property
     def epochs(self)->dict:

@@ -40,7 +40,7 @@ def load_plan(folder # of a study
 
 def _run_dir(folder, i): return Path(folder)/'runs'/i
 
-def _transfer_name(run, how): return f'{how}-{run.transfer_id}'
+def _transfer_name(run, how): return f'{how}-{run.transfer_ids[how]}'
 
 def _listed(rs):
     "What `plan.json` says of each run: its place in the grid, and the folders of its results."
@@ -161,7 +161,7 @@ def _pretrain_best(train, d, recipe, lrs, source, device):
     from granularity_nb.training.transfer import best_rate
     tried = []
     for lr in lrs:
-        at = d/'tried'/f'lr-{lr:g}'
+        at = d/'tried'/f'lr-{float(lr)}'
         if not (at/'valid.json').exists():
             try:
                 if not (at/'checkpoint.json').exists(): train(at, replace(recipe, lr=lr))
@@ -173,10 +173,10 @@ def _pretrain_best(train, d, recipe, lrs, source, device):
     best = best_rate(tried)
     if best is None: raise DivergenceError(f"training diverged with every learning rate of {lrs}: {tried[-1]['why']}")
     write_whole(d/'tried.json', json.dumps(tried))
-    at = d/'tried'/f'lr-{best:g}'
+    at = d/'tried'/f'lr-{float(best)}'
     for name in _of_training:
         if (at/name).exists(): os.replace(at/name, d/name)
-    for lr in lrs: _remove_tried(d/'tried'/f'lr-{lr:g}')
+    for lr in lrs: _remove_tried(d/'tried'/f'lr-{float(lr)}')
     with suppress(OSError): (d/'tried').rmdir()
 
 _of_training = 'metrics.csv','model.safetensors','checkpoint.json' # the file that says 'done' comes last
