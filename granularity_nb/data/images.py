@@ -8,12 +8,11 @@ __all__ = ['carve', 'folder_source', 'table_source', 'tiny_imagenet_source', 'im
 
 # %% ../../nbs/data/04_images.ipynb #f48bfdaa
 import csv, os, re, warnings
-from functools import partial
 import numpy as np
 from pathlib import Path
 from ..files import cache_folder
-from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, plain_target, register, stratified_order,
-    _behind, _class_names, _given_names, _own_names, _pick, _transformed)
+from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, dataset_classes, labelled_images,
+    plain_target, register, stratified_order)
 from .store import ImageError, pixels, store
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
@@ -310,7 +309,7 @@ def _matches(files, group):
     except re.error as e: raise SourceError(f"folder: group={group!r} is neither the name of a rank nor a regular expression ({e})") from None
     found = [find(o) for o in files.relative()]
     lost = [i for i,o in enumerate(found) if o is None]
-    if lost: raise SourceError(f"folder: group={group!r} matches nothing in {len(lost)} of {len(files)} paths, such as {files._part(lost[0])!r}; an image that stands alone can match as a whole, as in '…|.*'")
+    if lost: raise SourceError(f"folder: group={group!r} matches nothing in {len(lost)} of {len(files)} paths, such as {files[lost[:1]].relative()[0]!r}; an image that stands alone can match as a whole, as in '…|.*'")
     return np.array([' '.join(p or '' for p in o.groups()) if o.re.groups else o[0] for o in found], object)
 
 def _of_ranks(classes, ranks):
@@ -840,17 +839,10 @@ def from_datasets(
     "A source from torch datasets, each with its own numbering of classes."
     if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
     classes = classes if isinstance(classes, dict) else dict.fromkeys(datasets, classes)
-    first,splits = _own_names(_behind(next(iter(datasets.values())))[0][0]),{}
+    first,splits = dataset_classes(next(iter(datasets.values()))),{}
     for k,o in datasets.items():
-        try: names,images = _class_names(o, partial(_numbering, k, first, classes.get(k)))
+        try: names,images = labelled_images(o, classes.get(k), first, f'classes={{{k!r}: […]}}')
         except SourceError as e: raise SourceError(f'{name}, {k!r}: {e}') from e.__cause__
         splits[k] = Split(images, hierarchy.codes(names))
     levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
     return Source(name, hierarchy, splits, target or [*levels.values()][-1], levels, **kw)
-
-def _numbering(split, first, given, dataset):
-    "Class number → name of a dataset, or what to raise if a number comes up."
-    own = _own_names(dataset)
-    if given is not None: return _given_names(dict(enumerate(given)), dataset)
-    if own is None or own == first or not _transformed(dataset): return own or first
-    return SourceError(f"its numbers come out of a target_transform, so they may count its own {len(own)} classes or those of another split: say which with classes={{{split!r}: […]}}")
