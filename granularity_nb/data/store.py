@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['reasons', 'MAX_PIXELS', 'MAX_BYTES', 'StoreError', 'ImageError', 'open_regular', 'check_size', 'read_regular',
-           'Decode', 'pixels', 'read_at', 'Store', 'store']
+           'Decode', 'pixels', 'read_at', 'Store', 'csv_lines', 'store']
 
 # %% ../../nbs/data/03_store.ipynb #6b54b5d3
 import errno, hashlib, io, json, os, re, shutil, stat, sys, threading, warnings, zlib
@@ -527,7 +527,9 @@ class Store:
         return pd.read_csv(self.folder/'bad.csv', keep_default_na=False, dtype=dict(name=str, reason=str, detail=str))
 
 # %% ../../nbs/data/03_store.ipynb #e71e3dc2
-def _csv(rows):
+def csv_lines(
+    rows, # sequences of texts and numbers
+)->bytes: # UTF-8, a line for each
     "Rows of a CSV file as bytes: texts in quotes, whatever a file's name holds."
     import csv
     out = io.StringIO(newline='')
@@ -553,7 +555,7 @@ def _build(home, part_folder, items, decode, workers, progress):
     _save_array(part.folder/'digests.npy', digests)
     if isinstance(items, _Files): _save_array(part.folder/'touched.npy', items.touched)
     write_whole(part.folder/'names.json', json.dumps(items.names))
-    write_whole(part.folder/'bad.csv', _csv([('row','name','reason','detail'), *((i, items.names[i], r, d) for i,r,d in bad)]))
+    write_whole(part.folder/'bad.csv', csv_lines([('row','name','reason','detail'), *((i, items.names[i], r, d) for i,r,d in bad)]))
     info = dict(version=_version, shape=[len(rows), *decode.shape], files=part.n, decode=asdict(decode), jpeg='simplejpeg' if simplejpeg else 'Pillow')
     write_whole(part.folder/'store.json', json.dumps(info))
     for f in part.folder.glob('shard-*.json'): f.unlink()

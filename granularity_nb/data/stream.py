@@ -12,8 +12,8 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from .source import Source, SourceWarning, Split, _column, _other
-from .store import Decode, ImageError, StoreError, check_size, open_regular, read_at, read_regular, _csv
+from .source import Source, SourceWarning, Split, parquet_column, unread_ending
+from .store import Decode, ImageError, StoreError, check_size, csv_lines, open_regular, read_at, read_regular
 from ..files import whole_file
 from ..labels.reading import image_types
 
@@ -67,7 +67,7 @@ def _one(self:FileImages, i):
 def _list(self:FileImages, i, e):
     "Append a line to the list of bad files; short writes at the end of a file do not mix, whatever process they come from."
     fd = os.open(self.bad, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, 'O_BINARY', 0), 0o666)
-    try: os.write(fd, _csv([(i, str(self.files[i]), e.reason, e.detail)]))
+    try: os.write(fd, csv_lines([(i, str(self.files[i]), e.reason, e.detail)]))
     finally: os.close(fd)
 
 @patch
@@ -234,7 +234,7 @@ def _members(path):
             raise StoreError(f'{path} is damaged or cut off behind byte {t.offset:,} ({e}); copy it again') from None
         _check_end(path, f, t.offset, size)
     files = [m for m in at.values() if not m.isdir() and not _is_hidden(m.name)]
-    other = Counter(kind for m in files if not m.name.lower().endswith(image_types) and (kind := _other(os.path.basename(m.name))) is not None)
+    other = Counter(kind for m in files if not m.name.lower().endswith(image_types) and (kind := unread_ending(os.path.basename(m.name))) is not None)
     return [(os.fsencode(m.name), *_place(m, at)) for m in files if m.name.lower().endswith(image_types)], other
 
 def _stamp(path):
@@ -299,6 +299,6 @@ def load(cls:TarFiles,
     about = json.loads(s.metadata[b'granularity_nb'])
     if stamp is not None and about['stamp'] != hashlib.blake2b(stamp.encode(), digest_size=16).hexdigest(): return None
     kinds = dict(tar=np.int32, name=f"S{s.field('name').type.byte_width}", offset=np.int64, size=np.int64)
-    new = cls(root, about['tars'], *(_column(path, k, o) for k,o in kinds.items()))
+    new = cls(root, about['tars'], *(parquet_column(path, k, o) for k,o in kinds.items()))
     new.unread = about.get('unread', {})
     return new
