@@ -16,7 +16,7 @@ from torch import nn
 from ..data.block import dataloaders, in_order
 from ..data.source import Source, identity_args
 from ..labels.hierarchy import HierarchyError, LabelMap
-from .backbone import Classifier, load_checkpoint
+from .backbone import BackboneError, Classifier, check_size, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
 from .longrun import caller_state
@@ -171,12 +171,8 @@ def _check_images(ckpt, source):
     "Refuse images that the backbone cannot take."
     c,size,net = source.split('train').channels,source.split('train').images.shape[1:3],ckpt.model.backbone
     if c != ckpt.channels: raise TrainingError(f"the checkpoint's backbone takes images of {ckpt.channels} channel{'s'*(ckpt.channels != 1)}, those of {source.name!r} have {c}: open both data sets in the same mode, 'RGB' or 'L'")
-    mode = net.training
-    try:
-        with torch.no_grad(): net.eval()(torch.zeros(1, c, *size, device=next(net.parameters()).device))
-    except (AssertionError, RuntimeError, ValueError) as e:
-        raise TrainingError(f"the checkpoint's backbone {ckpt.backbone!r} cannot take the {size[0]}×{size[1]} images of {source.name!r} ({str(e).splitlines()[0]}): open the data set at the size it was pretrained at") from None
-    net.train(mode)
+    try: check_size(net, ckpt.backbone, c, size)
+    except BackboneError as e: raise TrainingError(f"the checkpoint's images had another size: {e}") from None
 
 def _check_objective(recipe, dls):
     loss,m = loss_function(recipe, dls),dls.label_map
