@@ -139,8 +139,61 @@ def test_without_validation_images_the_choice_is_said_to_flatter():
     for t in (chosen().query("split == 'test'"), chosen(b=[.1, None, .1, .1, .1])): # none; some missing
         said, = findings(t)
         assert 'best is b ' in said and said.endswith('Chosen on these images too, which flatters it.')
-    said, = findings(chosen().query("split == 'valid'"))
-    assert said.startswith('plain, valid, readout: best is a ') and said.endswith('Chosen on these images too (as are learning rates), which flatters it.')
+    t = chosen().query("split == 'valid'")
+    for lr,word in ((.1, ' (as are learning rates)'), (np.nan, '')):
+        said, = findings(t.assign(lr=lr))
+        assert said.startswith('plain, valid, readout: best is a ') and said.endswith(f'Chosen on these images too{word}, which flatters it.')
+    assert findings(t) == findings(t.assign(lr=np.nan)), 'no learning rate was chosen'
+
+
+def test_the_coarsest_of_those_that_tie_is_the_best_whatever_the_order_of_rows():
+    t = pd.concat([table(s, classes={'leaf': 8, 'depth 1': 4, 'depth 0': 2, 'b': 2}, direct=[.3, .2], leaf=[0., .1], depth_1=[.1, 0.], depth_0=[.05, .05], b=[.3, .3]) for s in ('test','valid')])
+    for k in range(6):
+        mixed = t.sample(frac=1, random_state=k).reset_index(drop=True)
+        said = findings(mixed)[0]
+        assert 'best on the validation images is depth 0 (2 classes; tied with depth 1, leaf, of which none has fewer classes) with 5.0 % error' in said
+        assert 'is b (2 classes; tied with depth 0, depth 1,' in findings(mixed.assign(error=0., n_classes=2))[0]
+    assert 'tied' not in findings(t[t.label_map.isin(['direct','leaf','b'])])[0]
+    t = table(direct=[.3, .2, .25], a=[.1, .2, None], b=[None, .1, .2], c=[.2, None, .1]) # no two have the same seeds
+    assert len({findings(t.sample(frac=1, random_state=k))[0].split(' (')[0] for k in range(6)}) == 1
+
+
+def test_of_controls_that_tie_one_is_named_whatever_the_order_of_rows():
+    t = table(direct=[.3, .2], species=[.2, .1], **{'random-groups__family': [.1, 0.], 'random-splits__9': [.1, 0.]})
+    assert all('But random-groups:family, a control' in findings(t.sample(frac=1, random_state=k))[0] for k in range(6))
+
+
+# ---- names that a table has not
+
+@pytest.mark.parametrize('make', [findings, paired, against_controls, *(lambda t, comparison, f=f: f(t, 'plain', 'test', comparison=comparison) for f in (paired_table, control_table, forest_plot))])
+def test_an_unknown_comparison_is_refused(make):
+    with pytest.raises(StudyError, match="comparison must be 'paired' or 'unpaired', not 'pairde'"): make(studies(), comparison='pairde')
+
+
+@pytest.mark.parametrize('make', [error_table, paired_table, control_table, forest_plot, lambda t, r, s: curve(t, r, s)])
+def test_a_recipe_or_split_that_is_not_there_is_refused(make):
+    t = chosen()
+    with pytest.raises(StudyError, match="^there is no recipe 'plan' in these results; there is: plain$"): make(t, 'plan', 'test')
+    with pytest.raises(StudyError, match="^there is no split 'tset' in these results; there is: test, valid$"): make(t, 'plain', 'tset')
+
+
+def test_other_names_that_are_not_there_are_refused():
+    t = chosen()
+    for make in (lambda m: paired(t, m), lambda m: paired_table(t, 'plain', 'test', m), lambda m: forest_plot(t, 'plain', 'test', m)):
+        with pytest.raises(StudyError, match="no label map 'dpeth 1' in these results; there is: direct, a, b"): make('dpeth 1')
+    with pytest.raises(StudyError, match="no transfer 'probe' in these results; there is: direct, readout"): paired(t, 'a', 'probe')
+    with pytest.raises(StudyError, match="no recipe 'plan'"): rates_table(t, 'plan')
+    for make in (lambda: summary(t, 'eror'), lambda: error_table(t, 'plain', 'test', 'eror')):
+        with pytest.raises(StudyError, match="no column 'eror'"): make()
+
+
+def test_the_number_that_explains_the_intervals_stands_in_the_table():
+    from granularity_nb.study.report import _sampling
+    t = chosen()
+    t = pd.concat([t.assign(recipe='shift', error=.5), t, t.assign(recipe='other', error=.9)])
+    direct = error_table(t, 'shift', 'test').direct[0].split()[0]
+    assert f"the {direct} % error of direct training (recipe 'shift', 100 images of 'test') may by itself stand for 40.4 to 59.6 %" in _sampling(t)
+    assert "error of a after readout (recipe 'plain'" in _sampling(chosen().query("label_map != 'direct'"))
 
 
 def test_validation_images_are_not_in_the_report_unless_asked_for():

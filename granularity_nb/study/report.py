@@ -19,11 +19,23 @@ from ..training.compare import mean_interval, pairing, simultaneous, standard_er
 # %% ../../nbs/study/03_report.ipynb #b685f300
 _keys = ['recipe','split','label_map','transfer']
 
+def _known(what, name, there):
+    "Refuse a name that a table has not: an empty table would look like a result."
+    if name not in set(there): raise StudyError(f"there is no {what} {name!r} in these results; there is: {', '.join(map(str, dict.fromkeys(there)))}")
+
+def _part(results, recipe, split):
+    "The rows of a recipe and a split."
+    _known('recipe', recipe, results.recipe)
+    own = results[results.recipe == recipe]
+    _known('split', split, own.split)
+    return own[own.split == split]
+
 def summary(results, # a study's table, see `collect`
             metric:str='error', # the column: 'error', 'balanced_error', 'worst_class_error', …
            ):       # DataFrame: one row for each recipe × split × map × transfer
     "Mean error, 95 % half-width over seeds (NaN where their spread is not known), 95 % interval (`low95`, `high95`), standard deviation and range over seeds, and their number."
     import pandas as pd
+    _known('column', metric, results)
     rows = []
     for k,g in results.groupby(_keys, sort=False):
         x,n = g[metric],int(g.n.min())
@@ -35,6 +47,9 @@ def summary(results, # a study's table, see `collect`
 
 # %% ../../nbs/study/03_report.ipynb #fa3dade4
 def _arm(g, label_map, transfer): return g[(g.label_map == label_map) & (g.transfer == transfer)].set_index('seed').error
+
+def _check_comparison(o):
+    if o not in ('paired','unpaired'): raise StudyError(f"comparison must be 'paired' or 'unpaired', not {o!r}")
 
 def _difference(a, b, comparison):
     "Of two arms, errors by seed: a − b."
@@ -57,6 +72,9 @@ def paired(results,            # a study's table
           ):                   # DataFrame: one row for each arm that can be compared with the reference
     "Differences in error to a reference; negative is better than the reference. A family is all that one recipe and split have."
     import pandas as pd
+    _check_comparison(comparison)
+    if label_map != 'direct': _known('label map', label_map, results.label_map)
+    if transfer is not None: _known('transfer', transfer, results.transfer)
     rows = []
     for (recipe,split),g in results.groupby(['recipe','split'], sort=False):
         part = []
@@ -96,7 +114,7 @@ def curve(results,        # a study's table
     "Error (%) against the number of pretraining classes: one line a transfer, a band for the spread, the direct baseline."
     import matplotlib.pyplot as plt
     ax = plt.subplots(figsize=(6,4))[1] if ax is None else ax
-    s = summary(results[(results.recipe == recipe) & (results.split == split)])
+    s = summary(_part(results, recipe, split))
     for how in dict.fromkeys(s.transfer):
         if how == 'direct': continue
         g = s[(s.transfer == how) & ~s.label_map.map(_is_control)].sort_values('n_classes')
@@ -281,6 +299,7 @@ def against_controls(results, # a study's table
                     ):        # DataFrame: one row for each level × control × transfer
     "Differences in error of each level to the controls of its size; negative is better than the control. A family is all that one recipe and split have."
     import pandas as pd
+    _check_comparison(comparison)
     rows = []
     for (recipe,split),g in results.groupby(['recipe','split'], sort=False):
         part,classes = [],g.groupby('label_map', sort=False).n_classes.mean()
@@ -312,7 +331,7 @@ def _against(d, reference):
 def _alike(g):
     "Arms of one transfer that have the same seeds, as many as can be, and the names of the others: means over different seeds cannot be compared."
     seeds = {m: frozenset(o) for m,o in g.groupby('label_map', sort=False).seed}
-    most = max(seeds.values(), key=lambda o: (len(o), [*seeds.values()].count(o)))
+    most = max(seeds.values(), key=lambda o: (len(o), [*seeds.values()].count(o), [-s for s in sorted(o)]))
     left = [m for m,o in seeds.items() if o != most]
     return g[~g.label_map.isin(left)], left
 
@@ -333,7 +352,7 @@ def _better_control(g, best, how):
     c = g[g.label_map.map(_is_control) & (g.transfer == how)]
     seeds = set(_arm(g, best, how).index)
     e = {m: o[o.seed.isin(seeds)].error.mean() for m,o in c.groupby('label_map', sort=False) if seeds <= set(o.seed)}
-    least = min(e, key=e.get, default=None)
+    least = min(sorted(e), key=e.get, default=None)
     return least if least is not None and e[least] < _arm(g, best, how).mean() else None
 
 # %% ../../nbs/study/03_report.ipynb #7f5da638
@@ -342,6 +361,12 @@ def _chosen_on(results, g):
     if 'valid' in set(g.split): return g
     v = results[(results.split == 'valid') & (results.recipe == g.recipe.iloc[0]) & (results.transfer == g.transfer.iloc[0]) & results.label_map.isin(g.label_map)]
     return v if {*zip(g.label_map, g.seed)} <= {*zip(v.label_map, v.seed)} else g
+
+def _best(on):
+    "Of the arms of one transfer the label map with the lowest error, the coarsest of those that tie, and the names of the others."
+    s = summary(on)
+    s = s[s.error <= s.error.min()+1e-9].sort_values(['n_classes','label_map'])
+    return s.label_map.iloc[0], [*s.label_map.iloc[1:]]
 
 def findings(results, # a study's table, see `collect`
              comparison:str='paired', # 'paired' or 'unpaired', as the plan says, see `paired`
@@ -352,20 +377,24 @@ def findings(results, # a study's table, see `collect`
     of = lambda t, k: t[(t.recipe == k[0]) & (t.split == k[1]) & (t.transfer == k[2])]
     for k,g in shown[~shown.label_map.map(_is_control) & (shown.transfer != 'direct')].groupby(['recipe','split','transfer'], sort=False):
         on,(same,left) = _chosen_on(results, g),_alike(g)
-        name = summary(on[on.label_map.isin(same.label_map)]).sort_values('error', kind='stable').label_map.iloc[0]
+        name,ties = _best(on[on.label_map.isin(same.label_map)])
         best,direct,own = summary(same[same.label_map == name]).iloc[0],of(d, k),of(c, k)[lambda t: t.label_map == name]
         row = direct[direct.label_map == name]
         said = [_against(row.iloc[0], 'direct training') if len(row) else 'no direct baseline to compare with', *(_against(o, o.control) for o in own.itertuples())]
-        out.append(one_line(f"{k[0]}, {k[1]}, {k[2]}: best {'' if on is g else 'on the validation images '}is {name} ({best.n_classes:.0f} classes) with {100*best.error:.1f} % error, {'; '.join(said)}. "
+        out.append(one_line(f"{k[0]}, {k[1]}, {k[2]}: best {'' if on is g else 'on the validation images '}is {name} ({best.n_classes:.0f} classes{_tied(ties)}) with {100*best.error:.1f} % error, {'; '.join(said)}. "
                             + ''.join(f'{o}. ' for o in _remarks(shown[(shown.recipe == k[0]) & (shown.split == k[1])], k, name, own, direct, on is g, left, best.seeds))).strip())
     return out
+
+def _tuned(g, how): return 'lr' in g and g.lr[g.transfer.isin([how,'direct'])].notna().any()
+
+def _tied(names): return f"; tied with {', '.join(names)}, of which none has fewer classes" if names else ''
 
 def _remarks(g, k, name, own, direct, same_images, left, seeds):
     row,better = direct[direct.label_map == name],_better_control(g, name, k[2])
     claim = _claim(name, len(row) and row.difference.iloc[0] < -row.half.iloc[0], own, direct)
     out = [claim] if claim else []
     if better: out.append(f"But {better}, a control, has {100*(_arm(g, name, k[2]).mean()-_arm(g, better, k[2]).mean()):.1f} points less error still: the lowest here is not the hierarchy's")
-    if same_images: out.append(f"Chosen on these images too{' (as are learning rates)' if k[1] == 'valid' else ''}, which flatters it")
+    if same_images: out.append(f"Chosen on these images too{' (as are learning rates)' if k[1] == 'valid' and _tuned(g, k[2]) else ''}, which flatters it")
     if left: out.append(f"Not among them, for want of some of its {seeds} seed{'s'*int(seeds > 1)}: {', '.join(left)}")
     return out
 
@@ -386,7 +415,7 @@ def error_table(results,      # a study's table, see `collect`
                 metric:str='error', # the column, see `summary`
                ):             # → DataFrame of text, a row a label map, a column a transfer
     "Error in %, mean ± 95 % half-width over seeds, or the interval of the images where the seeds' spread is not known."
-    s = summary(results[(results.recipe == recipe) & (results.split == split)], metric)
+    s = summary(_part(results, recipe, split), metric)
     s['text'] = [_pm(*o) for o in zip(s.error, s.half, s.low95, s.high95)]
     order = s.drop_duplicates('label_map').sort_values('n_classes', kind='stable').sort_values('label_map', key=lambda o: o.map(lambda n: 0 if n == 'direct' else 2 if _is_control(n) else 1), kind='stable')
     t = s.pivot(index='label_map', columns='transfer', values='text').reindex(order['label_map'])[list(dict.fromkeys(s.transfer))].fillna('')
@@ -405,6 +434,7 @@ def rates_table(results,    # a study's table, see `collect`
                 recipe:str, # name of a recipe in it
                ):           # → DataFrame of text, or None if nothing was chosen
     "The learning rate that validation images chose, and the probe's C, for each arm and seed; 'lowest' and 'highest' where it is at the end of those tried."
+    _known('recipe', recipe, results.recipe)
     r = results[results.recipe == recipe].drop_duplicates(['label_map','transfer','seed'])
     r = r[np.any([r[k].notna() for k in ('lr','C') if k in r] or [np.zeros(len(r), bool)], axis=0)]
     if not len(r): return None
@@ -420,7 +450,7 @@ def paired_table(results,      # a study's table, see `collect`
                  comparison:str='paired', # see `paired`
                 ):             # → DataFrame of text, a row a label map, a column a transfer
     "Difference to direct training, or to the same transfer from another label map, in points: mean ± simultaneous 95 % half-width, with the p-value of the family; ± ? where the spread is not known."
-    d = paired(results[(results.recipe == recipe) & (results.split == split)], label_map, comparison=comparison)
+    d = paired(_part(results, recipe, split), label_map, comparison=comparison)
     return _wide(d.assign(text=_difference_text(d)), 'label_map') if len(d) else d
 
 def control_table(results,    # a study's table, see `collect`
@@ -429,7 +459,7 @@ def control_table(results,    # a study's table, see `collect`
                   comparison:str='paired', # see `paired`
                  ):           # → DataFrame of text, a row a level and control, a column a transfer
     "Difference of each level to its controls in points, as in `paired_table`."
-    d = against_controls(results[(results.recipe == recipe) & (results.split == split)], comparison)
+    d = against_controls(_part(results, recipe, split), comparison)
     return _wide(d.assign(text=_difference_text(d)), ['label_map','control']) if len(d) else d
 
 # %% ../../nbs/study/03_report.ipynb #73acb37b
@@ -441,8 +471,8 @@ def forest_plot(results,      # a study's table, see `collect`
                 level:float=.95, # coverage of all intervals together
                ):             # a matplotlib Figure
     "Differences to direct training, or to the same transfer from another label map: a row for each label map, in the table's order, with simultaneous intervals; filled dots are shown."
-    d = paired(results[(results.recipe == recipe) & (results.split == split)], label_map, comparison=comparison, level=level)
-    if not len(d): raise StudyError(f"recipe {recipe!r}, split {split!r}: no arm shares a seed with {label_map!r}; the table has recipes {sorted(set(results.recipe))}, splits {sorted(set(results.split))}, label maps {sorted(set(results.label_map))}")
+    d = paired(_part(results, recipe, split), label_map, comparison=comparison, level=level)
+    if not len(d): raise StudyError(f"recipe {recipe!r}, split {split!r}: no arm shares a seed with {label_map!r}")
     names,ways = list(dict.fromkeys(d.label_map))[::-1],list(dict.fromkeys(d.transfer))
     fig = _figure(figsize=(2.6+2.1*len(ways), 1.5+.24*len(names)), layout='constrained')
     axs = fig.subplots(1, len(ways), sharex=True, sharey=True, squeeze=False)[0]
@@ -542,11 +572,12 @@ def _note(folder, plan, results):
 
 def _sampling(results):
     "What the intervals leave out."
-    first = results[results.split == results.split.iloc[0]]
-    n,e = int(first.n.min()),first.error.mean()
-    low,high = wilson_interval(e, n)
-    return (f"Intervals and p-values are over the seeds. Where all seeds have the same test images, which images those are is not in them: an error of {100*e:.0f} % over "
-            f"{n:,} images like those of '{first.split.iloc[0]}' may by itself stand for {100*low:.1f} to {100*high:.1f} % (95 %, Wilson).")
+    s = summary(results[(results.recipe == results.recipe.iloc[0]) & (results.split == results.split.iloc[0])])
+    o = next(s[s.label_map.isin(['direct'] if 'direct' in set(s.label_map) else s.label_map)].itertuples())
+    low,high = wilson_interval(o.error, o.images)
+    arm = 'direct training' if o.label_map == 'direct' else f'{o.label_map} after {o.transfer}'
+    return (f"Intervals and p-values are over the seeds. Where all seeds have the same test images, which images those are is not in them: the {100*o.error:.1f} % error of {arm} "
+            f"(recipe '{o.recipe}', {o.images:,} images of '{o.split}') may by itself stand for {100*low:.1f} to {100*high:.1f} % (95 %, Wilson).")
 
 def _save(fig, path, **kw):
     with whole_file(path) as f: fig.savefig(f, format=path.suffix[1:], **kw)
