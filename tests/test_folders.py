@@ -35,7 +35,8 @@ def names(s, split='train'): return sorted({s.hierarchy.leaves[o] for o in s.spl
 def test_names_of_splits(name, kind): assert split_of(name) == kind
 
 @pytest.mark.parametrize('together,looks', [(['tr','te'], dict(tr='train', te='test')), (['tr','te','de'], {}), (['fold1','fold_2'], {'fold1':'?', 'fold_2':'?'}), (['fold1','dog'], {}),
-    (['trainA','trainB','testA'], {'trainA':'?', 'trainB':'?', 'testA':'?'}), (['bullet_train','steam_train'], {}), (['bus','train'], dict(train='train')), ([], {})])
+    (['trainA','trainB','testA'], {'trainA':'?', 'trainB':'?', 'testA':'?'}), (['bullet_train','steam_train'], {}), (['bus','train'], dict(train='train')), ([], {}),
+    (['test_tube','train_station','beach','forest','kitchen'], {}), (['cars_train','cars_test'], {'cars_train':'?', 'cars_test':'?'})])
 def test_names_side_by_side(together, looks): assert split_names(together) == looks
 
 PLAIN = [(['train_set','val','test'], ['train','valid','test']), (['Train Images','Test Images'], ['train','test']), (['training','validation'], ['train','valid']), (['Training_Set','TEST'], ['train','test']), (['tr','te'], ['train','test'])]
@@ -61,6 +62,24 @@ def test_splits_that_are_not_are_refused_with_the_switch(tmp_path, paths):
         assert '\n' not in str(e.value)
     s = opened(tmp_path/'f', splits=False)
     assert sizes(s) == dict(train=4*len(paths)) and s.hierarchy.n_leaves == len(paths) == folders(tmp_path/'f', splits=False).n_leaves
+
+@pytest.mark.parametrize('tops,splits', [(['cars_train','cars_test'], dict(train='cars_train', test='cars_test')), (['trainA','trainB','testA'], dict(train=['trainA','trainB'], test='testA')), (['images_background','images_evaluation'], dict(train='…')),
+    (['train1','train2','test'], dict(train=['train1','train2'], test='test')), (['2021_train_mini','2021_valid'], dict(train='2021_train_mini', valid='2021_valid')), (['fold1','fold2'], dict(train='…'))])
+def test_a_refusal_shows_splits_that_work(tmp_path, tops, splits):
+    tree(tmp_path/'f', *(f'{o}/{c}' for o in tops for c in 'ab'))
+    with pytest.raises(SourceError) as e: opened(tmp_path/'f')
+    assert f'splits={splits!r}, or' in str(e.value)
+    if '…' not in str(splits): assert {k: names(opened(tmp_path/'f', splits=splits), k) for k in splits} == dict.fromkeys(splits, ['a','b'])
+
+@pytest.mark.parametrize('below,says', [('test/images', "no image of 'test' shows a class of the target that 'train' has, but others, such as 'images'"), ('test', 'images lie directly in .*test, so they have no class')])
+def test_a_split_without_labels_is_refused_with_the_way_around(tmp_path, below, says):
+    tree(tmp_path/'f', 'train/a', 'train/b', 'val/a', 'val/b', below)
+    with pytest.raises(SourceError, match=says+".*Leave 'test' out with splits={'train': 'train', 'valid': 'val'}, if its images have no labels"): opened(tmp_path/'f')
+    with pytest.warns(SourceWarning, match='1 folder in none of the splits'): assert sizes(opened(tmp_path/'f', splits=dict(train='train', valid='val'))) == dict(train=8, valid=8)
+    tree(tmp_path/'g', 'train/dog/a', 'train/cat/b', 'test/dog/c')
+    with pytest.warns(SourceWarning, match="1 classes have images in 'test' but none in 'train'"): assert sizes(opened(tmp_path/'g')) == dict(train=8, test=4)
+    file = table(tmp_path/'t', some(split=['train']*6+['test']*6) | dict(label=['a','b']*3+['?']*6))
+    with pytest.raises(SourceError, match="Leave 'test' out with splits={'train': 'train'},"): in_table(file)
 
 @pytest.mark.parametrize('paths', [['vehicles/train','vehicles/car','food/apple'], ['bullet_train','car'], ['animals/test','animals/dog/a','plants/x']])
 def test_classes_are_not_taken_for_splits(tmp_path, paths):
@@ -125,8 +144,38 @@ def test_tables_whose_splits_are_not_plain(tmp_path, column, cells, kw, says):
     with pytest.raises(SourceError, match=says): in_table(file, **kw)
     assert sizes(in_table(file, splits=False)) == dict(train=12)
 
+FLAGS = [(True, False), (1, 0), ('yes','no'), (1., 0.)]
+@pytest.mark.parametrize('yes,no', FLAGS)
+@pytest.mark.parametrize('ending', ['csv','parquet'])
+def test_is_valid_is_a_column_of_splits(tmp_path, yes, no, ending):
+    flags = [no]*9+[yes]*3
+    file = table(tmp_path/'t', some(is_valid=flags), f't.{ending}')
+    with pytest.warns(SourceWarning, match=f"column 'is_valid' is taken for splits: {no} for 'train', {yes} for 'valid'; .* splits=False"): s = in_table(file)
+    assert s.split('valid').files.relative() == ['9.png','10.png','11.png'] and sizes(s) == dict(train=9, valid=3) and s.args['split'] == 'split'
+    assert sizes(in_table(file, splits=False)) == dict(train=12)
+    assert sizes(in_table(file, splits=dict(train=str(yes), test=str(no)), split='is_valid')) == dict(train=3, test=9)
+    for k,held in dict(valid='valid', is_val='valid', validation='valid', is_test='test', test='test', in_test='test', holdout='test', isTrain='test', is_training_image='test').items():
+        train = 'rain' in k
+        file = table(tmp_path/k, some(**{k: flags}), f't.{ending}')
+        hint = dict(train=str(yes if train else no)) | {held: str(no if train else yes)}
+        with pytest.raises(SourceError) as e: in_table(file)
+        assert f'pass split={k!r}, splits={hint}, or splits=False' in str(e.value)
+        assert sizes(in_table(file, split=k, splits=hint)) == (dict(train=3, test=9) if train else {'train': 9, held: 3})
+        if k in ('is_test','valid'): assert sizes(in_table(file, split=k)) == {'train': 9, held: 3}
+
+def test_flags_that_say_nothing_or_too_much(tmp_path):
+    assert sizes(in_table(table(tmp_path/'a', some(is_valid=[False]*12, valid=[1]*12)))) == dict(train=12), 'all alike'
+    assert sizes(in_table(table(tmp_path/'b', some(valid=[3,4]*6)))) == dict(train=12), 'no yes and no'
+    with pytest.raises(SourceError, match="columns 'is_valid', 'is_test' seem to hold splits.*one column 'split'"): in_table(table(tmp_path/'c', some(is_valid=[0,0,1]*4, is_test=[0,1,0]*4)))
+
+@pytest.mark.parametrize('target', ['leaf','depth 1'])
+def test_a_column_called_as_a_level_is_no_target(tmp_path, target):
+    file = table(tmp_path/'t', some(**{target: ['x','y']*6}))
+    with pytest.raises(SourceError, match=f"target='{target}' is a level of the labels and a column of the table"): in_table(file, target=target)
+    assert in_table(file).target.vocab == ('cat','dog')
+
 def test_cells_that_are_said_to_be_splits(tmp_path):
-    file = table(tmp_path/'t', some(fold=[1,2,3]*4))
+    file = table(tmp_path/'t', some(fold=[1]*4+[2]*4+[3]*4))
     with pytest.warns(SourceWarning, match="4 rows in none of the splits, left out, such as those with '3'"): s = in_table(file, split='fold', splits=dict(train=[1], val='2'), label='label')
     assert sizes(s) == dict(train=4, valid=4)
     assert sizes(in_table(file, split='fold', splits=dict(train=['1','2'], test=3))) == dict(train=8, test=4)

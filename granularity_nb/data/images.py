@@ -8,12 +8,11 @@ __all__ = ['carve', 'folder_source', 'table_source', 'tiny_imagenet_source', 'im
 
 # %% ../../nbs/data/04_images.ipynb #f48bfdaa
 import csv, os, re, warnings
-from functools import partial
 import numpy as np
 from pathlib import Path
 from ..files import cache_folder
-from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, plain_target, register, stratified_order,
-    _behind, _class_names, _given_names, _own_names, _pick, _transformed)
+from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, dataset_classes, labelled_images,
+    plain_target, register, stratified_order)
 from .store import ImageError, pixels, store
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
@@ -199,11 +198,18 @@ def _warn_no_level(names, source):
     for o in names:
         if o not in source.levels: warnings.warn(f"{source.name}: {o!r} is no level: it has a single class, or groups the images as another one does; there are: {', '.join(source.levels)}", SourceWarning, stacklevel=4)
 
-def _warn_unseen(name, h, leaf, parts):
-    "Warn of leaves that have images in other splits, but none in train."
+def _leave_out(split, said):
+    "How to do without a split; `said` is what `splits` would call each."
+    rest = {k: o for k,o in said.items() if split not in (k, split_of(k))}
+    return f"Leave {split!r} out with splits={rest}, if its images have no labels" if 'train' in rest else f"Leave {split!r} out, if its images have no labels"
+
+def _warn_unseen(name, h, leaf, parts, target, said):
+    "Warn of leaves that have images in other splits, but none in train; a split that shows nothing of the target is refused."
     seen = np.bincount(leaf[parts['train']], minlength=h.n_leaves) > 0
     for k,o in parts.items():
         new = np.unique(leaf[o][~seen[leaf[o]]])
+        if len(o) and not np.isin(target.codes[leaf[o]], target.codes[leaf[parts['train']]]).any():
+            raise SourceError(f"{name}: no image of {k!r} shows a class of the target that 'train' has, but others, such as {h.leaves[leaf[o][0]]!r}: are these class names? {_leave_out(k, said)}")
         if len(new): warnings.warn(f"{name}: {len(new)} classes have images in {k!r} but none in 'train', such as {h.leaves[new[0]]!r}: are the names spelt alike?", SourceWarning, stacklevel=5)
 
 # %% ../../nbs/data/04_images.ipynb #222306ca
@@ -217,14 +223,15 @@ def _finish(
     parts,       # image numbers of each official split
     shares,      # what to draw from train if there is no such split
     what, where, # arguments of the source
-    title=str, together=None, unit=None): # `together`: what each image belongs to
+    title=str, together=None, unit=None, # `together`: what each image belongs to
+    said={}):    # split → what `splits` would call it
     "The `Source` of some files."
     target_map = _target_map(name, target, h, levels)
     if together is not None: _warn_shared(name, together, parts)
     some = parts['train']
     draw = carve(leaf[some], {k:o for k,o in shares.items() if k not in parts}, what['seed'], target_map.codes, None if together is None else together[some])
     parts = parts | {k: some[o] for k,o in draw.items()}
-    _warn_unseen(name, h, leaf, parts)
+    _warn_unseen(name, h, leaf, parts, target_map, said)
     order = [o for o in ('train','valid','test') if o in parts]
     order += [o for o in parts if o not in order]
     splits = _splits(name, files, leaf, {k: parts[k] for k in order}, what['size'], where.get('cache'), where.get('strict', False))
@@ -270,10 +277,11 @@ def _folder_parts(root, files, splits):
     if out: warnings.warn(f"folder: {_n(len(out), 'folder')} in none of the splits, left out, such as {'/'.join(out[0])!r}", SourceWarning, stacklevel=4)
     return of, classes
 
-def _bare(root, files, classes, of):
+def _bare(root, files, classes, of, said):
     "Refuse images that lie in no folder of a class."
-    bare = next((o for o,p,k in zip(files.folders, classes, of) if not p and k is not None), None)
-    if bare is not None: raise _layout('folder', root, f'images lie directly in {os.path.join(root, bare)}, so they have no class', _folder_layout)
+    bare,k = next(((o, k) for o,p,k in zip(files.folders, classes, of) if not p and k is not None), (None, None))
+    how = f'. {_leave_out(k, said)}' if k != 'train' else ''
+    if bare is not None: raise _layout('folder', root, f'images lie directly in {os.path.join(root, bare)}, so they have no class{how}', _folder_layout)
 
 # %% ../../nbs/data/04_images.ipynb #c86fe594
 def _only(files, used):
@@ -301,7 +309,7 @@ def _matches(files, group):
     except re.error as e: raise SourceError(f"folder: group={group!r} is neither the name of a rank nor a regular expression ({e})") from None
     found = [find(o) for o in files.relative()]
     lost = [i for i,o in enumerate(found) if o is None]
-    if lost: raise SourceError(f"folder: group={group!r} matches nothing in {len(lost)} of {len(files)} paths, such as {files._part(lost[0])!r}; an image that stands alone can match as a whole, as in '…|.*'")
+    if lost: raise SourceError(f"folder: group={group!r} matches nothing in {len(lost)} of {len(files)} paths, such as {files[lost[:1]].relative()[0]!r}; an image that stands alone can match as a whole, as in '…|.*'")
     return np.array([' '.join(p or '' for p in o.groups()) if o.re.groups else o[0] for o in found], object)
 
 def _of_ranks(classes, ranks):
@@ -331,7 +339,8 @@ def folder_source(
     if not len(files): raise _layout('folder', root, 'there are no images', _folder_layout)
     names = [] if ranks is None else _names_of('folder: ranks', ranks)
     of,classes = _folder_parts(root, files, splits)
-    _bare(root, files, classes, of)
+    said = splits or {k: o.partition('/')[0] for o,k in zip(files.folders, of)}
+    _bare(root, files, classes, of, said)
     used = np.array([o is not None for o in of])
     if not used.all(): files,of,classes = _only(files, used),[o for o in of if o is not None],[o for o,k in zip(classes, of) if k is not None]
     classes,at = _without(classes, names, group)
@@ -341,7 +350,7 @@ def folder_source(
     h,leaf = _tree(classes, tuple(kept), shared)
     parts = {k: np.flatnonzero(np.array([o == k for o in of])[files.folder]) for k in dict.fromkeys(of)}
     source = _finish('folder', h, _tree_levels(h), target, files, leaf[files.folder], parts, dict(valid=valid, test=test),
-                     _asked(dict(size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, ranks=ranks, group=group, shared=shared), _where(root, cache, strict), _last, together)
+                     _asked(dict(size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, ranks=ranks, group=group, shared=shared), _where(root, cache, strict), _last, together, said=said)
     _warn_no_level(kept, source)
     return source
 
@@ -394,14 +403,31 @@ def _no_splits_as_labels(table, paths):
         if len(looks) == len(names) and len(set(looks.values())) > 1: raise SourceError(f"{table}: the labels have {', '.join(map(repr, sorted(names)[:4]))} where classes should be, which look like splits: name another column or part as label, or pass splits=False if they are classes")
 
 # %% ../../nbs/data/04_images.ipynb #d94a2d88
+def _flag(name):
+    "The split that a column called 'is_valid' or 'in test' is about, or None."
+    return split_of(re.sub('(?i)^(is|in|for)[ _-]?', '', str(name)))
+
+def _flagged(name, values):
+    "Cell → split where a column says by yes and no which rows are in one; else {}."
+    kind,yes = _flag(name),{o: o.lower() in ('true','1','1.0','yes','y','t') for o in values}
+    plain = all(o.lower() in ('false','0','0.0','no','n','f') for o,y in yes.items() if not y)
+    if not kind or not plain or len(set(yes.values())) < 2: return {}
+    return {o: 'train' if y == (kind == 'train') else kind if kind == 'valid' else 'test' for o,y in sorted(yes.items())}
+
+def _splits_of(of):
+    "Split → its cells, as `splits` takes it."
+    cells = {k: [o for o in of if of[o] == k] for k in ('train', *dict.fromkeys(of.values()))}
+    return {k: o if len(o) > 1 else o[0] for k,o in cells.items()}
+
 def _row_splits(table, columns, split, splits):
     "The split of each row; None for rows that are in none."
     if split is None or split not in columns: return ['train']*len(next(iter(columns.values())))
     have = dict.fromkeys(columns[split])
+    flags = _flagged(split, have)
     of = _by_value(table, split, splits, have) if splits else {o: k for o,k in split_names(have).items() if k != '?'}
-    if not splits: of = {o: of.get(o, o) for o in have}
-    if 'train' not in of.values(): raise SourceError(f"{table}: no row has 'train' in column {split!r}, only {', '.join(map(repr, [*have][:8]))}: say which is which with splits={{'train': …, 'test': …}}, or splits=False if these are no splits")
-    if not splits and any(o.lower() not in _usual for o in have): warnings.warn(f"{table}: taken for splits: "+', '.join(_taken(o, k) for o,k in of.items())+"; splits=… says otherwise", SourceWarning, stacklevel=4)
+    if not splits: of = flags if _flag(split) in ('valid','test') and flags else {o: of.get(o, o) for o in have}
+    if 'train' not in of.values(): raise SourceError(f"{table}: no row has 'train' in column {split!r}, only {', '.join(map(repr, [*have][:8]))}: say which is which with splits={_splits_of(flags or {'…': 'train'})}, or splits=False if these are no splits")
+    if not splits and any(o.lower() not in _usual for o in have): warnings.warn(f"{table}: column {split!r} is taken for splits: "+', '.join(_taken(o, k) for o,k in of.items())+"; splits=… says otherwise, splits=False that there are none", SourceWarning, stacklevel=4)
     out = [o for o in columns[split] if o not in of]
     if out: warnings.warn(f"{table}: {_n(len(out), 'row')} in none of the splits, left out, such as those with {out[0]!r} in column {split!r}", SourceWarning, stacklevel=4)
     return [of.get(o) for o in columns[split]]
@@ -417,15 +443,18 @@ def _by_value(table, split, splits, have):
     return of
 
 def _overlooked(table, have, used):
-    "Refuse a table with a column of splits that nobody asked about."
+    "The column 'is_valid', as fastai has it, if a table has one; any other column of splits that nobody asked about is refused."
+    flags = {}
     for k in have.keys():
         if k in used or not len(have[k]): continue
+        if _flag(k) and (of := _flagged(k, {str(o).strip() for o in cells(have[k]) if not is_missing(o)})): flags[k] = of
         some = cells(have[k][:1000])+cells(have[k][-1000:]) # a column of splits has few values
         values = {str(o).strip() for o in some if not is_missing(o)}
         looks = split_names(sorted(values)) if len(values) <= 20 else {}
-        flags = split_of(re.sub('(?i)^(is|in|for)[ _]', '', str(k))) == 'train' and values <= {'0','1','0.0','1.0','True','False','true','false'}
-        if flags or 'train' in looks.values() and len(looks) > 1: raise SourceError(f"{table}: column {k!r} seems to hold splits ({', '.join(map(repr, sorted(values)[:4]))}), but is not used: pass split={k!r}"
-            +(", splits={'train': '1', 'test': '0'} (as its cells are)" if flags else '')+", or splits=False")
+        if 'train' in looks.values() and len(looks) > 1: raise SourceError(f"{table}: column {k!r} seems to hold splits ({', '.join(map(repr, sorted(values)[:4]))}), but is not used: pass split={k!r}, or splits=False")
+    if [*flags] == ['is_valid']: return 'is_valid'
+    if len(flags) > 1: raise SourceError(f"{table}: columns {', '.join(map(repr, flags))} seem to hold splits, but are not used: write train, valid or test into one column 'split', or pass splits=False")
+    for k,of in flags.items(): raise SourceError(f"{table}: column {k!r} seems to hold splits ({', '.join(map(repr, of))}), but is not used: pass split={k!r}, splits={_splits_of(of)}, or splits=False")
 
 def _row_parts(table, of, files, row, names_of_leaf, repeats):
     "Row numbers of each split; a file in several rows is reported, and refused where they contradict each other, unless `repeats` says that it may be."
@@ -483,7 +512,7 @@ def table_source(
     path:str='path',   # column with the path of each image
     label:str|list[str]='label', # column with its label; or a list of columns, from the coarsest to the finest
     sep:str|None='/', # what separates names in a label such as 'animal/dog/poodle'; None if nothing does
-    split:str|None='split', # column with its split; it may be missing
+    split:str|None='split', # column with its split; it may be missing, and fastai's 'is_valid' takes its place
     size:int|list|None=None, # pixels to decode to; None: the files are only listed
     valid:float=.05, # share, or number, of training images for 'valid' if the table names no such split
     test:float=.1,   # the same for 'test'
@@ -506,24 +535,26 @@ def table_source(
     if splits is True or splits == {}: raise SourceError(f"table: splits must be False (there are none) or say which cells mean what, as in splits={{'train': '1', 'test': '2'}}, not {splits!r}")
     have,split = _read(name),None if splits is False else split
     own = isinstance(target, str) and target not in labels and target in have.keys()
-    columns = _cells(name, have, [path, *labels, *([group] if group is not None else []), *([target] if own else [])], [] if split is None else [split])
+    by = split # the column that is used; `split` is what was asked for
+    if splits is None and split == 'split' and split not in have.keys(): by = _overlooked(name, have, [path, *labels, group, target]) or split
+    columns = _cells(name, have, [path, *labels, *([group] if group is not None else []), *([target] if own else [])], [] if by is None else [by])
     if split not in (None, 'split') and split not in columns: raise SourceError(f'{name}: there is no column {split!r} for the splits, only {", ".join(map(repr, have.keys()))}')
     if splits and split not in columns: raise SourceError(f"{name}: splits says what cells mean, but there is no column {split!r}; name it with split=…")
-    if split not in columns and splits is not False: _overlooked(name, have, columns)
     files,paths = _row_files(name, name.parent if file is None else root, columns[path]),_row_paths(name, columns, label, sep)
     if splits is not False: _no_splits_as_labels(name, paths)
-    of = np.array(_row_splits(name, columns, split, splits), object)
+    of = np.array(_row_splits(name, columns, by, splits), object)
     used = np.flatnonzero([o is not None for o in of])
     if len(used) < len(of): files,paths,of = files[used],[paths[i] for i in used],of[used]
     h,leaf = _tree(paths, () if isinstance(label, str) else tuple(label), shared)
     levels,unit,goal = _tree_levels(h),None,target
-    if own and target not in levels:
+    if own and target in levels: raise SourceError(f"{name}: target={target!r} is a level of the labels and a column of the table: call the column otherwise")
+    if own:
         fine,leaf,levels,goal = _crossed(h, leaf, levels, [columns[target][i] for i in used], target)
         unit,h,levels = None if fine is h else next(iter(_tidy(levels))),fine,levels | {target: goal}
     parts,together = _row_parts(name, of, files, used, [h.leaves[o] for o in leaf], repeats),None if group is None else np.array(columns[group], object)[used]
     source = _finish('table', h, levels, goal, files, leaf, parts, dict(valid=valid, test=test),
                      _asked(dict(path=path, label=label, sep=sep, split=split, size=size, valid=valid, test=test, seed=seed, target=target), splits=splits, group=group, shared=shared, repeats=repeats),
-                     _where(root, cache, strict, file=file), _last, together, unit)
+                     _where(root, cache, strict, file=file), _last, together, unit, splits or (_splits_of(dict(zip(columns[by], of))) if by in columns else {}))
     _warn_no_level([] if isinstance(label, str) else label, source)
     return source
 
@@ -808,17 +839,10 @@ def from_datasets(
     "A source from torch datasets, each with its own numbering of classes."
     if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
     classes = classes if isinstance(classes, dict) else dict.fromkeys(datasets, classes)
-    first,splits = _own_names(_behind(next(iter(datasets.values())))[0][0]),{}
+    first,splits = dataset_classes(next(iter(datasets.values()))),{}
     for k,o in datasets.items():
-        try: names,images = _class_names(o, partial(_numbering, k, first, classes.get(k)))
+        try: names,images = labelled_images(o, classes.get(k), first, f'classes={{{k!r}: […]}}')
         except SourceError as e: raise SourceError(f'{name}, {k!r}: {e}') from e.__cause__
         splits[k] = Split(images, hierarchy.codes(names))
     levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
     return Source(name, hierarchy, splits, target or [*levels.values()][-1], levels, **kw)
-
-def _numbering(split, first, given, dataset):
-    "Class number → name of a dataset, or what to raise if a number comes up."
-    own = _own_names(dataset)
-    if given is not None: return _given_names(dict(enumerate(given)), dataset)
-    if own is None or own == first or not _transformed(dataset): return own or first
-    return SourceError(f"its numbers come out of a target_transform, so they may count its own {len(own)} classes or those of another split: say which with classes={{{split!r}: […]}}")

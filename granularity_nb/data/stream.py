@@ -12,8 +12,8 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from .source import Source, SourceWarning, Split, _column, _other
-from .store import Decode, ImageError, StoreError, check_size, open_regular, read_at, _csv
+from .source import Source, SourceWarning, Split, parquet_column, unread_ending
+from .store import Decode, ImageError, StoreError, check_size, csv_lines, open_regular, read_at, read_regular
 from ..files import whole_file
 from ..labels.reading import image_types
 
@@ -67,7 +67,7 @@ def _one(self:FileImages, i):
 def _list(self:FileImages, i, e):
     "Append a line to the list of bad files; short writes at the end of a file do not mix, whatever process they come from."
     fd = os.open(self.bad, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, 'O_BINARY', 0), 0o666)
-    try: os.write(fd, _csv([(i, str(self.files[i]), e.reason, e.detail)]))
+    try: os.write(fd, csv_lines([(i, str(self.files[i]), e.reason, e.detail)]))
     finally: os.close(fd)
 
 @patch
@@ -91,6 +91,17 @@ def __getitem__(self:FileImages, rows):
         raise StoreError(f'{self.files[i]} cannot be used ({self._known[i].reason}: {self._known[i].detail}); `fetch` leaves such images out')
     return pixels if np.ndim(rows) else pixels[0]
 
+def _spread(n, most=1000): return np.unique(np.linspace(0, n-1, min(most, n)).astype(int))
+
+@patch(as_prop=True)
+def sample(self:FileImages)->str: # 16 hexadecimal digits
+    "Identity of what a thousand evenly spaced files hold; all, if there are no more."
+    h = hashlib.sha256()
+    for i in _spread(len(self)).tolist():
+        try: h.update(hashlib.sha256(self.files.read(i, self.decode.max_bytes) if hasattr(self.files, 'read') else read_regular(self.files[i], self.decode.max_bytes)).digest())
+        except ImageError as e: h.update(e.reason.encode())
+    return h.hexdigest()[:16]
+
 @patch
 def take(self:FileImages,
     rows, # int (m,)
@@ -103,7 +114,7 @@ def take(self:FileImages,
 # %% ../../nbs/data/06_stream.ipynb #1ad88c95
 def _statistics(images, n=1000):
     "Mean and standard deviation of each channel, from `n` evenly spaced images."
-    x = images.fetch(np.unique(np.linspace(0, len(images)-1, min(n, len(images))).astype(int)))[0]
+    x = images.fetch(_spread(len(images), n))[0]
     x = x.reshape(-1, x.shape[3] if x.ndim == 4 else 1)/np.float32(255)
     return x.mean(0, dtype=np.float64).tolist(), x.std(0, dtype=np.float64).tolist()
 
@@ -223,7 +234,7 @@ def _members(path):
             raise StoreError(f'{path} is damaged or cut off behind byte {t.offset:,} ({e}); copy it again') from None
         _check_end(path, f, t.offset, size)
     files = [m for m in at.values() if not m.isdir() and not _is_hidden(m.name)]
-    other = Counter(kind for m in files if not m.name.lower().endswith(image_types) and (kind := _other(os.path.basename(m.name))) is not None)
+    other = Counter(kind for m in files if not m.name.lower().endswith(image_types) and (kind := unread_ending(os.path.basename(m.name))) is not None)
     return [(os.fsencode(m.name), *_place(m, at)) for m in files if m.name.lower().endswith(image_types)], other
 
 def _stamp(path):
@@ -288,6 +299,6 @@ def load(cls:TarFiles,
     about = json.loads(s.metadata[b'granularity_nb'])
     if stamp is not None and about['stamp'] != hashlib.blake2b(stamp.encode(), digest_size=16).hexdigest(): return None
     kinds = dict(tar=np.int32, name=f"S{s.field('name').type.byte_width}", offset=np.int64, size=np.int64)
-    new = cls(root, about['tars'], *(_column(path, k, o) for k,o in kinds.items()))
+    new = cls(root, about['tars'], *(parquet_column(path, k, o) for k,o in kinds.items()))
     new.unread = about.get('unread', {})
     return new

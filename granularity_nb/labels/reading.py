@@ -148,6 +148,10 @@ def split_of(name:str # of a folder, or a cell in a table's column of splits
     return _kinds[m[1]] if m else None
 
 # %% ../../nbs/labels/00_reading.ipynb #d7599e00
+def _parts(name):
+    "The splits that single words in a name stand for."
+    return [_kinds[o.lower()] for o in re.findall('[A-Z]?[a-z]+|[A-Z]+', name) if o.lower() in _kinds]
+
 def split_names(names # of folders side by side
                )->dict: # name → 'train', 'valid', 'test' or '?'
     "Those that look like splits, and which."
@@ -157,8 +161,9 @@ def split_names(names # of folders side by side
         short = {o: out.get(o) or _short.get(o.lower()) for o in names}
         if all(short.values()): return short
         if all(_fold.fullmatch(o.lower()) for o in names): return dict.fromkeys(names, '?')
-    parts = {o: {_kinds[p.lower()] for p in re.findall('[A-Z]?[a-z]+|[A-Z]+', o) if p.lower() in _kinds} for o in names}
-    return out if len(set().union(*parts.values()))<2 else {o: out.get(o, '?') for o in names if o in out or parts[o]}
+    parts = {o: set(_parts(o)) for o in names}
+    few = 2*sum(map(bool, parts.values()))<len(names) # 'test_tube' and 'train_station' among many scenes
+    return out if few or len(set().union(*parts.values()))<2 else {o: out.get(o, '?') for o in names if o in out or parts[o]}
 
 # %% ../../nbs/labels/00_reading.ipynb #86d3cd13
 def _like(looks): return 'looks like a split' if len(looks)==1 else 'look like splits'
@@ -179,8 +184,8 @@ def _splits_on_top(tops, below):
 
 def _example(looks, prefix):
     "How `splits` could read."
-    name = lambda k: next((o for o,l in looks.items() if l==k), next((o for o,l in looks.items() if l=='?' and k[:3] in o.lower()), None))
-    known = {k: prefix+o for k in ('train','valid','test') if (o := name(k))}
+    of = {k: [prefix+o for o,l in looks.items() if l==k or l=='?' and _parts(o)==[k]] for k in ('train','valid','test')}
+    known = {k: o if len(o)>1 else o[0] for k,o in of.items() if o}
     return repr(known if 'train' in known else {'train': '…'} | known)
 
 def _no_splits_below(paths):

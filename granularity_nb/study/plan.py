@@ -342,18 +342,21 @@ def _silent():
         warnings.simplefilter('ignore')
         yield
 
+def _tried(create, backbone, shape, device):
+    "Build a backbone on a device and show it an image of zeros, if the shape is known."
+    import torch
+    with _silent(), torch.device(device), torch.no_grad():
+        net = create(backbone, shape[2] if shape else 3).eval()
+        if shape: net(torch.zeros(1, shape[2], *shape[:2]))
+
 @lru_cache(maxsize=64)
 def _refused(backbone, shape):
-    "Why a backbone cannot be built, or cannot take images of a shape (height, width, channels), in a line; '' if it can. Its weights get no memory."
+    "Why a backbone cannot be built, or cannot take images of a shape (height, width, channels), in a line; '' if it can. Its weights get no memory, but where that fails."
     if backbone == 'small': return ''
-    with _silent():
-        import torch
-        from granularity_nb.training.backbone import BackboneError, create_backbone
+    with _silent(): from granularity_nb.training.backbone import BackboneError, create_backbone
     try:
-        with _silent(), torch.device('meta'), torch.no_grad():
-            net = create_backbone(backbone, shape[2] if shape else 3).eval()
-            if shape: net(torch.zeros(1, shape[2], *shape[:2]))
-    except NotImplementedError: return '' # a layer that needs values: training will tell
+        try: _tried(create_backbone, backbone, shape, 'meta')
+        except Exception: _tried(create_backbone, backbone, shape, 'cpu') # some networks need values to be built
     except BackboneError as e: return str(e)
     except Exception as e: return f"backbone {backbone!r} cannot "+(f"take images of {shape[0]}×{shape[1]} pixels and {shape[2]} channel{'s'*(shape[2] != 1)}" if shape else 'be built')+f" ({(str(e) or type(e).__name__).splitlines()[0]})"
     return ''

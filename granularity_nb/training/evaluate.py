@@ -11,8 +11,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np, torch
 from fastcore.basics import patch
 from ..data.block import in_order
-from ..data.images import SourceWarning
-from ..data.source import Source
+from ..data.source import Source, SourceWarning
 from ..labels.hierarchy import Hierarchy, LabelMap
 from ..labels.metrics import hierarchical_metrics
 from .longrun import caller_state
