@@ -252,7 +252,8 @@ def _theory(args):
     if args.full: return full(args.out, args.only, log=lambda o: print(o, flush=True))
     mv = MultiView(d=args.d, P=args.patches, k=args.k, s_star=args.s_star, s_dagger=args.s_dagger, hard_fraction=args.hard_fraction)
     rows = report_separation(args.out, mv, args.seeds, lr=args.lr, m=args.neurons, n=2048)
-    print(f'Error of the superclass, mean ± standard deviation over {len(args.seeds)} seed{"s"*(len(args.seeds)>1)}\n\n{as_text(rows)}')
+    over = f'mean ± standard deviation over {len(args.seeds)} seeds' if len(args.seeds) > 1 else f'of the one seed {args.seeds[0]}'
+    print(f'Error of the superclass, {over}\n\n{as_text(rows)}')
     for r in rows:
         if r['converged']<r['n']: print(f"\n{r['labels']} labels: {r['n']-r['converged']} of {r['n']} seeds did not bring the loss down; try more --neurons or another --lr")
     print(f"\n{time.time()-start:.0f} seconds. Table and figure: {args.out/'separation.md'}, {args.out/'separation.png'}")

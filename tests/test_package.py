@@ -102,9 +102,6 @@ PRIVATE = {
     'study.report': {'_read_json','_run_dir','_stored'},
     'theory.claims': {'_gather','_train'},
     'theory.training': {'_collect','_dlogits','_gradient','_hidden','_outputs'},
-    'training.hardness': {'_same_images'},
-    'training.pretrain': {'_class_counts','_leaf_codes'},
-    'training.transfer': {'_channels'},
 }
 
 def test_no_module_uses_anothers_underscore_names():

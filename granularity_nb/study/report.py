@@ -10,9 +10,9 @@ __all__ = ['summary', 'paired', 'curve', 'figure', 'against_controls', 'findings
 import base64, html, io, json, re
 from pathlib import Path
 import numpy as np
-from ..files import whole_file, write_whole
+from ..files import remove_unfinished, whole_file, write_whole
 from .plan import StudyError
-from .run import _read_json, _run_dir, _stored, collect, left_out, load_plan
+from .run import collect, finished, left_out, load_plan, stored_provenance
 from ..text import in_csv, in_markdown, in_plot, one_line
 from ..training.compare import mean_interval, pairing, simultaneous, standard_error, welch, wilson_interval
 
@@ -41,7 +41,8 @@ def summary(results, # a study's table, see `collect`
         x,n = g[metric],int(g.n.min())
         m,h = mean_interval(x)
         low,high = (m-h, m+h) if h == h or metric != 'error' else wilson_interval(m, n)
-        rows.append(dict(zip(_keys, k)) | dict(n_classes=g.n_classes.mean(), error=m, half=h, low95=np.fmax(0, low) if low == low else low, high95=high, sd=standard_error(x)[1]*len(g)**.5, low=x.min(), high=x.max(), seeds=len(g), images=n))
+        top = 1 if metric.endswith('error') else np.inf
+        rows.append(dict(zip(_keys, k)) | dict(n_classes=g.n_classes.mean(), error=m, half=h, low95=np.clip(low, 0, top), high95=np.clip(high, 0, top), sd=standard_error(x)[1]*len(g)**.5, low=x.min(), high=x.max(), seeds=len(g), images=n))
     return pd.DataFrame(rows, columns=[*_keys, 'n_classes','error','half','low95','high95','sd','low','high','seeds','images'])
 
 # %% ../../nbs/study/03_report.ipynb #fa3dade4
@@ -315,14 +316,17 @@ def against_controls(results, # a study's table
 # %% ../../nbs/study/03_report.ipynb #70bc6aac
 def _minus(text): return text.replace('-', '−')
 
+def _half(h): return '>100' if h > 1 else f'{100*h:.1f}' # two errors are at most 100 points apart: a wider interval says nothing
+
 def _against(d, reference):
     "A difference with its interval, seeds and family, in words."
-    how = 'lower than' if d.difference < 0 else 'higher than'
+    how = 'lower than' if d.difference < 0 else 'higher than' if d.difference > 0 else 'from'
+    signed,half = _minus(f'{100*d.difference:+.1f}') if d.difference else '0.0',_half(d.half)
     if d.seeds < 2: return f"{abs(100*d.difference):.1f} points {how} {reference} in the only seed to compare (no interval)"
-    if np.isnan(d.half): return f"difference to {reference} {_minus(f'{100*d.difference:+.1f}')} points over {d.seeds} seeds: their spread is unknown, so no test"
+    if np.isnan(d.half): return f"difference to {reference} {signed} points over {d.seeds} seeds: their spread is unknown, so no test"
     said = f"{d.comparison}, {d.seeds} seeds, p = {_minus(f'{d.p_family:.2g}')} in a family of {d.family}"
-    if not _shown(d): return f"difference to {reference} {_minus(f'{100*d.difference:+.1f}')} ± {100*d.half:.1f} points: no difference shown ({said})"
-    return f"{abs(100*d.difference):.1f} ± {100*d.half:.1f} points {how} {reference} ({said})"
+    if not _shown(d): return f"difference to {reference} {signed} ± {half} points: no difference shown ({said})"
+    return f"{abs(100*d.difference):.1f} ± {half} points {how} {reference} ({said})"
 
 def _alike(g):
     "Arms of one transfer that have the same seeds, as many as can be, and the names of the others: means over different seeds cannot be compared."
@@ -336,7 +340,8 @@ def _claim(best, gain, own, direct):
     "Which claim is left for the best level: `own` are its comparisons with its controls, `direct` those of all arms with direct training."
     if not len(own): return 'It has no control of its own, so whether the meaning of its classes helps or their number is open' if gain else None
     if (own.difference > own.half).any(): return 'So the meaning of its classes is not what helps'
-    beaten,same = (own.difference < -own.half).all(),direct[direct.label_map.isin(own.control)]
+    known = own[own.half.notna()] # of the others, nobody knows whether they differ from the level
+    beaten,same = (own.difference < -own.half).all(),direct[direct.label_map.isin(known.control)]
     if gain and beaten: return 'So the hierarchy matters, not only the number of classes'
     if gain and (same.difference < -same.half).any(): return 'So the number of classes helps; that their meaning does is not shown'
     if gain: return 'So it helps; whether by the meaning of its classes or by their number is not shown'
@@ -395,7 +400,7 @@ def _remarks(g, k, name, own, direct, same_images, left, seeds):
 
 # %% ../../nbs/study/03_report.ipynb #054c8d5d
 def _pm(m, h, low=np.nan, high=np.nan):
-    if h == h: return f'{100*m:.1f} ± {100*h:.1f}'
+    if h == h: return f'{100*m:.1f} ± {_half(h)}'
     return f'{100*m:.1f} ({100*low:.1f} to {100*high:.1f})' if low == low else f'{100*m:.1f}'
 
 def _wide(t, rows, columns='transfer'):
@@ -419,10 +424,11 @@ def error_table(results,      # a study's table, see `collect`
     return t.rename_axis(index='label map', columns=None).reset_index()
 
 def _choice(o):
-    "A learning rate or a C, and whether it lies at an end of those that were tried."
-    key = 'lr' if getattr(o, 'lr', np.nan) == getattr(o, 'lr', np.nan) else 'C'
-    place = getattr(o, f'{key}_place', None)
-    return f'{getattr(o, key):g}'+(f' ({place})' if place in ('lowest','highest') else '')+(' (not converged)' if key == 'C' and getattr(o, 'C_converged', True) is False else '')
+    "A learning rate, a C, or both (a probe that fine-tuning began with), and whether each lies at an end of those that were tried."
+    chosen = {k: getattr(o, k) for k in ('lr','C') if getattr(o, k, np.nan) == getattr(o, k, np.nan)}
+    ends = {k: f' ({p})' if (p := getattr(o, f'{k}_place', None)) in ('lowest','highest') else '' for k in chosen}
+    slow = ' (not converged)' if 'C' in chosen and getattr(o, 'C_converged', True) is False else ''
+    return ' with C '.join(f'{v:g}{ends[k]}' for k,v in chosen.items())+slow
 
 def rates_table(results,    # a study's table, see `collect`
                 recipe:str, # name of a recipe in it
@@ -475,6 +481,7 @@ def forest_plot(results,      # a study's table, see `collect`
             ax.errorbar(100*o.difference, o.label_map.map(names.index), xerr=100*o.half, fmt=_marks.get(how, 'o'), mfc=None if shown else 'w', color=_colors.get(how, 'k'), ms=5, capsize=2, lw=1.2)
         ax.axvline(0, color='.3', ls='--', lw=1)
         ax.set_title(in_plot(how), fontsize=10); ax.spines[['top','right']].set_visible(False)
+    axs[0].set_xlim(*np.clip(axs[0].get_xlim(), -105, 105)) # no two errors are more than 100 points apart
     classes = d.groupby('label_map').n_classes.mean()
     axs[0].set_yticks(range(len(names)), [f'{in_plot(m)} ({classes[m]:,.0f})' for m in names])
     reference = 'direct training' if label_map == 'direct' else f"'{in_plot(label_map)}'"
@@ -497,13 +504,18 @@ def _pairing_note(d, comparison):
     return _minus(f"The comparison is {how}, as planned. Over seeds an arm's error and direct training's are correlated by {r.correlation.median():.2f} (median of {len(r)}, {r.correlation.min():.2f} to {r.correlation.max():.2f}); "
                   f"the variance of their difference is {r.ratio.median():.2f} times what it would be without any correlation, so pairing {'helps' if r.ratio.median() < .9 else 'brings little or nothing'}.")
 
+def _over_seeds(own, metric):
+    "What the numbers of an error table without intervals of the images are."
+    known = summary(own, metric).half.notna()
+    return ('mean ± 95 % interval over seeds' if known.any() else 'mean over seeds')+('' if known.all() else ' (no interval: their spread is not known)')
+
 def _tables(results, r, s, comparison):
     "The tables of one recipe and split."
     out = [('h2', f"Recipe '{r}', split '{s}'"), ('p', 'Target error in %, mean ± 95 % interval over seeds, each arm by itself; in brackets the interval of the images (Wilson) where the spread over seeds is not known:'), ('table', error_table(results, r, s))]
     if s == 'shifted': out += [('p', 'The test images under more noise, clutter lines and elastic warps than training ever saw. A ranking of label maps on clean images need not hold here, and often reverses.')]
     own = results[(results.recipe == r) & (results.split == s)]
     for k,said in _more_errors.items():
-        if k in own and own[k].notna().all(): out += [('p', f'{said} in %, mean ± 95 % interval over seeds:'), ('table', error_table(results, r, s, k))]
+        if k in own and own[k].notna().all(): out += [('p', f"{said} in %, {_over_seeds(own, k)}:"), ('table', error_table(results, r, s, k))]
     for make,table,said in ((paired, paired_table, 'to direct training'), (against_controls, control_table, 'of each level to the controls of its size')):
         d = make(own, comparison=comparison)
         if not len(d): continue
@@ -553,11 +565,10 @@ def _as_html(sections, svg):
 # %% ../../nbs/study/03_report.ipynb #34ba80d6
 def _note(folder, plan, results):
     "How much of the study is there."
-    listed = _stored(folder)
-    done = sum(all((_run_dir(folder, o['id'])/'transfers'/t/'result.json').exists() for t in o['transfers']) for o in listed)
+    done,listed = finished(folder)
     direct = results[results.label_map == 'direct']
     classes = f"; error of the target's {direct.n_classes.max():.0f} classes" if len(direct) else ''
-    return f"{done} of {len(listed)} runs finished; {len(plan.seeds)} seed{'s'*(len(plan.seeds) > 1)}{classes}."
+    return f"{done} of {listed} runs finished; {len(plan.seeds)} seed{'s'*(len(plan.seeds) > 1)}{classes}."
 
 def _sampling(results):
     "What the intervals leave out."
@@ -585,11 +596,10 @@ def report(folder,        # of a study
     plan,results = load_plan(folder),collect(folder)
     if not len(results): raise StudyError(f"{folder} has no results yet; run the study first")
     splits = [o for o in plan.splits if o in set(results.split)] or [*results.split.unique()]
-    shown,comparison = results[results.split.isin(splits)],getattr(plan, 'comparison', 'paired')
+    shown,comparison = results[results.split.isin(splits)],plan.comparison
     title = title or f"How fine should pretraining labels be? {plan.data}"
     sections = _sections(results, title, (_note(folder, plan, shown), _sampling(shown), *_missing(folder)), splits, comparison)
-    prov = folder/'provenance.json'
-    sections += [('h2', 'Where this comes from'), ('pre', json.dumps(dict(plan=plan.to_dict(), **(_read_json(prov) if prov.exists() else {})), indent=1, ensure_ascii=False))]
+    sections += [('h2', 'Where this comes from'), ('pre', json.dumps(dict(plan=plan.to_dict(), **stored_provenance(folder)), indent=1, ensure_ascii=False))]
     return _write(folder/'report', sections, shown, comparison)
 
 # %% ../../nbs/study/03_report.ipynb #01888ac1
@@ -599,6 +609,7 @@ def _csv(t):
 
 def _write(out, sections, results, comparison):
     import matplotlib
+    remove_unfinished(out)
     with matplotlib.rc_context({'svg.hashsalt': 'granularity_nb', 'svg.fonttype': 'path'}):
         fig = figure(results)
         svg = _save(fig, out/'curve.svg', metadata={'Date': None})
