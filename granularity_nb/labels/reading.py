@@ -264,7 +264,7 @@ def folder_splits(paths,       # of folders with images, each a tuple of names
         for o in paths: below.setdefault(o[0] if o else '', set()).add(o[1:])
         top = _splits_on_top([o for o in below if o], below)
         classes = [o[1:] for o in paths] if top else paths
-        _no_splits_below(set(classes))
+        _no_splits_below(sorted(set(classes)))
         return [top.get(o[0], 'train') if o else 'train' for o in paths] if top else ['train']*len(paths), classes
     patterns,names,classes,hit = _patterns(splits),[],[],set()
     for o in paths:
