@@ -1,18 +1,20 @@
 "Every setting is used or refused; what is done is left alone; odd sizes, images and networks; the caller's state stays as it was."
-import json, os, random, warnings
+import json, os, random, shutil, tarfile, warnings
 from dataclasses import asdict, replace
 import numpy as np, pytest, torch
 import torch.nn.functional as F
 from bars import make_bars
+from PIL import Image
 from fastai.callback.core import Callback
 from granularity_nb.data.block import dataloaders, in_order
-from granularity_nb.data.source import Source, SourceError, Split
+from granularity_nb.data.source import Files, Source, SourceError, Split
+from granularity_nb.data.stream import FileImages, TarFiles
 from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
 from granularity_nb.study.plan import Plan, StudyError, checked
-from granularity_nb.training.backbone import Checkpoint, Classifier, create_backbone, export_timm, load_checkpoint, save_checkpoint
+from granularity_nb.training.backbone import BackboneError, Checkpoint, Classifier, create_backbone, export_timm, load_checkpoint, save_checkpoint
 from granularity_nb.training.callbacks import loss_function
 from granularity_nb.training.evaluate import evaluate, load_predictions, log_probs, save_predictions
-from granularity_nb.training.longrun import caller_state
+from granularity_nb.training.longrun import _load_json, _load_tensors, _save, caller_state
 from granularity_nb.training.objectives import Levels, objective
 from granularity_nb.training.pretrain import fit, new_classifier, pretrain
 from granularity_nb.training.recipe import Recipe, TrainingError, check_pretraining, check_transfers
@@ -470,3 +472,91 @@ def test_state_is_given_back_after_an_error():
         assert torch.backends.cudnn.deterministic
         1/0
     assert state() == before
+
+
+# ---- what is there is not written over, and is not taken for something else
+
+@pytest.mark.parametrize('change,word', [(dict(format=2), 'its format is 2, this version reads 1: update'), (dict(backbone='timm:resnet_of_tomorrow'), "no backbone 'timm:resnet_of_tomorrow'"),
+                                         (dict(label_map=3), 'is broken'), (None, 'is broken')], ids=str)
+def test_a_checkpoint_that_cannot_be_opened_is_not_written_over(bars, fine, tmp_path, change, word):
+    f = tmp_path/'net'
+    shutil.copytree(fine, f)
+    text = (f/'checkpoint.json').read_text()
+    (f/'checkpoint.json').write_text(text[:-20] if change is None else json.dumps(json.loads(text) | change))
+    before = {o.name: o.read_bytes() for o in f.iterdir()}
+    with pytest.raises(TrainingError, match=f'{word}.*not written over: delete it or choose another folder'): pretrain(bars, bars.level('place'), f, replace(r, lr=.01), seed=5, progress=False)
+    assert {o.name: o.read_bytes() for o in f.iterdir()} == before
+
+
+def test_maps_of_another_run_are_named(bars, fine):
+    for o in (bars.target, dict(a=bars.target)):
+        with pytest.raises(TrainingError, match="label_maps: 'level 0, 4 classes, .{6}' there, .*level 1, 2 classes, .{6}'.* now"): pretrain(bars, o, fine, r, progress=False)
+
+
+class Interrupt(Callback):
+    order = 90
+    def after_batch(self):
+        if self.training and self.learn.train_iter == 3: raise KeyboardInterrupt
+
+
+def test_an_unfinished_run_does_not_go_on_with_other_images(bars, tmp_path):
+    kw = dict(progress=False, save_minutes=0)
+    with pytest.raises(KeyboardInterrupt): pretrain(bars, bars.target, tmp_path, r, cbs=[Interrupt()], **kw)
+    t = bars.split('train')
+    for other in (Split(255-t.images, t.leaf), Split(t.images, t.leaf[::-1])):
+        with pytest.raises(TrainingError, match='state of another run .the training images or their labels are others now'): pretrain(bars.but(splits=bars.splits | dict(train=other)), bars.target, tmp_path, r, **kw)
+    with pytest.raises(TrainingError, match="'level 1, 2 classes, .{6}' there"): pretrain(bars, bars.level('place'), tmp_path, r, **kw)
+    state = _load_json(tmp_path/'training.safetensors')
+    old = state | dict(identity={k: v for k,v in state['identity'].items() if k not in ('content','label_maps')}) # as an earlier version wrote it
+    _save(tmp_path/'training.safetensors', _load_tensors(tmp_path/'training.safetensors'), old)
+    assert load_checkpoint(pretrain(bars, bars.target, tmp_path, r, **kw)).info['seed'] == 0
+
+
+def test_images_that_a_function_makes_are_known_by_their_pixels(bars, tmp_path):
+    x,leaf = bars.split('train').images,bars.split('train').leaf
+    def made(o): return bars.but(splits=bars.splits | dict(train=Split(lambda: o, leaf)))
+    def listed(o): return bars.but(splits=bars.splits | dict(train=Split(o, leaf, files=Files('/x', ['a'], np.zeros(len(x), int), [f'{i}.png' for i in range(len(x))]))))
+    for k,f in dict(made=made, listed=listed).items():
+        pretrain(f(x), bars.target, tmp_path/k, r, progress=False)
+        pretrain(f(x.copy()), bars.target, tmp_path/k, r, progress=False)
+        for other in (255-x, x[:,:8]):
+            with pytest.raises(TrainingError, match='images'): pretrain(f(other), bars.target, tmp_path/k, r, progress=False)
+
+
+def test_streamed_images_are_known_by_their_contents_and_how_they_are_shown(tmp_path):
+    rng,h = np.random.default_rng(0),Hierarchy.from_edges([('a','x'), ('b','y')])
+    def picture(path): Image.fromarray(rng.integers(0, 255, (24,32,3)).astype(np.uint8)).save(path)
+    (tmp_path/'p').mkdir()
+    for i in range(8): picture(tmp_path/'p'/f'{i}.bmp')
+    def pack():
+        with tarfile.open(tmp_path/'t.tar', 'w') as t: t.add(tmp_path/'p', arcname='p')
+    pack()
+    def source(files, **kw):
+        s = Split(FileImages(files, **dict(size=16) | kw), [0,1]*4)
+        return Source('pets', h, dict(train=s, valid=s), h.level(0))
+    kinds = dict(files=lambda: Files.find(tmp_path/'p'), tar=lambda: TarFiles.find(tmp_path), paths=lambda: sorted(map(str, (tmp_path/'p').iterdir())))
+    kw,o = dict(progress=False, device='cpu'),Recipe(epochs=1, bs=4)
+    for k,f in kinds.items():
+        pretrain(source(f()), source(f()).target, tmp_path/k, o, **kw)
+        pretrain(source(f()), source(f()).target, tmp_path/k, o, **kw)
+        for bad in (dict(size=20), dict(fit='pad'), dict(mode='L')):
+            with pytest.raises(TrainingError, match='images or' if k == 'paths' else f'images: {next(iter(bad))}: '): pretrain(source(f(), **bad), source(f()).target, tmp_path/k, o, **kw)
+    picture(tmp_path/'p'/'3.bmp') # of the same size
+    pack()
+    for k,f in kinds.items():
+        with pytest.raises(TrainingError, match='holds another run, finished .*images'): pretrain(source(f()), source(f()).target, tmp_path/k, o, **kw)
+
+
+def test_a_finished_stream_of_an_earlier_version_is_known(bars, tmp_path):
+    b = bars.but(splits=bars.splits | dict(train=Split(lambda: bars.split('train').images, bars.split('train').leaf)))
+    f = pretrain(b, b.target, tmp_path, r, progress=False)
+    meta = json.loads((f/'checkpoint.json').read_text())
+    (f/'checkpoint.json').write_text(json.dumps(meta | dict(info={k: v for k,v in meta['info'].items() if k != 'images'})))
+    before = times(tmp_path)
+    pretrain(b, b.target, tmp_path, r, progress=False)
+    assert times(tmp_path) == before and 'images' in meta['info']
+
+
+def test_a_backbone_of_a_fixed_size_is_refused_before_the_run(bars, tmp_path):
+    with pytest.raises(BackboneError, match=r"'timm:vit_tiny_patch16_224' cannot take the 16×16 images .*224.*: open the data set at a size"): pretrain(bars, bars.target, tmp_path/'a', replace(r, backbone='timm:vit_tiny_patch16_224'), progress=False)
+    assert not (tmp_path/'a').exists()

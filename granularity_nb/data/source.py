@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache, partial, wraps
 from numbers import Integral, Real
 from fastcore.basics import patch
 from pathlib import Path
+from ..files import by_threads
 from .store import ImageError, pixels, read_regular
 from ..labels.hierarchy import Hierarchy, HierarchyError, LabelMap
 from ..labels.reading import image_types, texts, unread_ending
@@ -74,7 +75,8 @@ class Files:
         "Bytes of each file; 0 for one that cannot be looked at, which shows when it is decoded."
         if self._size is None:
             at = [os.fsencode(os.path.join(self.root, *o.split('/'), '')) for o in self.folders]
-            self._size = np.fromiter((_bytes(at[f]+o) for f,o in zip(self.folder.tolist(), self.name.tolist())), np.int64, len(self))
+            look = lambda k: np.fromiter((_bytes(at[f]+o) for f,o in zip(self.folder[k].tolist(), self.name[k].tolist())), np.int64)
+            self._size = np.concatenate([np.zeros(0, np.int64), *by_threads(look, len(self))])
         return self._size
 
     def read(self,
@@ -233,13 +235,16 @@ def _as_files(images):
     try: root = os.path.commonpath(folders)
     except ValueError: raise SourceError(f'paths on different drives ({folders[0]}, {folders[-1]}): make a split of each') from None
     number = {o:i for i,o in enumerate(folders)}
-    try: size = [os.path.getsize(o) for o in paths]
+    try: size = np.concatenate(by_threads(lambda k: [os.path.getsize(o) for o in paths[k]], len(paths)))
     except ValueError: raise SourceError('a path holds a zero byte, which no file name can') from None
     except OSError as e: raise SourceError(f'{e.filename} cannot be read ({e.strerror}): correct the path, or leave it out') from None
     part = lambda o: '' if o==root else os.path.relpath(o, root).replace(os.sep, '/')
     return Files(root, [part(o) for o in folders], [number[os.path.dirname(o)] for o in paths], [os.path.basename(o) for o in paths], size)
 
-def _is_paths(images): return isinstance(images, (list, tuple)) and len(images) and all(isinstance(o, (str, os.PathLike)) for o in images)
+def _is_paths(images):
+    "Whether these are paths: a list, or another sequence of one dimension, such as a table's column."
+    if isinstance(images, (str, bytes, Mapping, Files)) or not all(hasattr(images, o) for o in ('__len__','__getitem__')) or getattr(images, 'ndim', 1) != 1: return False
+    return len(images) > 0 and all(isinstance(o, (str, os.PathLike)) for o in images)
 
 # %% ../../nbs/data/01_source.ipynb #c3977e36
 class Split:
@@ -254,6 +259,7 @@ class Split:
         leaf = np.asarray(leaf)
         if leaf.ndim != 1 or (leaf.size and leaf.dtype.kind not in 'iu'):
             raise SourceError(f'leaf must be a flat array of whole numbers, one an image, not {leaf.dtype} {leaf.shape}')
+        if hasattr(images, 'read') and not isinstance(images, Files): raise SourceError(f'{type(images).__name__} has files to read, not pixels: wrap it in FileImages(…, size=224), which decodes them')
         if _is_paths(images): images = _as_files(images)
         self._images,self.files = (None,images) if isinstance(images, Files) else (images,files)
         if self.files is None and hasattr(images, 'fetch') and hasattr(images.files, 'digest'): self.files = images.files # decoded when they are read
@@ -268,6 +274,11 @@ class Split:
         if len(x) != len(self): raise SourceError(f'{len(x)} images but {len(self)} leaves: one leaf an image is needed')
 
     @property
+    def channels(self)->int:
+        "Numbers a pixel: 3 for colours, 1 for grey."
+        return self.images.shape[3] if self.images.ndim == 4 else 1
+
+    @property
     def has_pixels(self)->bool:
         "Whether the images can be had as an array; files that were only listed cannot."
         return self._images is not None
@@ -279,7 +290,7 @@ class Split:
         x = self._images() if callable(self._images) else self._images
         if not all(hasattr(x, o) for o in ('dtype','shape','ndim')): x = np.asarray(x)
         if x.dtype != np.uint8 or x.ndim not in (3,4):
-            raise SourceError(f'images must be uint8 of shape (n, height, width[, channels]), not {x.dtype} {x.shape}')
+            raise SourceError(f"images must be uint8 of shape (n, height, width[, channels]){', or a flat list of paths' if x.dtype.kind in 'USO' else ''}, not {x.dtype} {x.shape}")
         self._same_length(x)
         return x
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
 from .source import Source, SourceWarning, Split, parquet_column
-from .store import Decode, ImageError, StoreError, check_size, csv_lines, open_regular, read_at, reasons
+from .store import Decode, ImageError, StoreError, check_size, csv_lines, open_regular, read_at, read_regular, reasons
 from ..files import whole_file
 from ..labels.reading import image_types, unread_ending
 
@@ -91,6 +91,17 @@ def __getitem__(self:FileImages, rows):
         raise StoreError(f'{self.files[i]} cannot be used ({self._known[i].reason}: {self._known[i].detail}); `fetch` leaves such images out')
     return pixels if np.ndim(rows) else pixels[0]
 
+def _spread(n, most=1000): return np.unique(np.linspace(0, n-1, min(most, n)).astype(int))
+
+@patch(as_prop=True)
+def sample(self:FileImages)->str: # 16 hexadecimal digits
+    "Identity of what a thousand evenly spaced files hold; all, if there are no more."
+    h = hashlib.sha256()
+    for i in _spread(len(self)).tolist():
+        try: h.update(hashlib.sha256(self.files.read(i, self.decode.max_bytes) if hasattr(self.files, 'read') else read_regular(self.files[i], self.decode.max_bytes)).digest())
+        except ImageError as e: h.update(e.reason.encode())
+    return h.hexdigest()[:16]
+
 @patch
 def take(self:FileImages,
     rows, # int (m,)
@@ -103,7 +114,7 @@ def take(self:FileImages,
 # %% ../../nbs/data/06_stream.ipynb #1ad88c95
 def _statistics(images, n=1000):
     "Mean and standard deviation of each channel, from `n` evenly spaced images."
-    x = images.fetch(np.unique(np.linspace(0, len(images)-1, min(n, len(images))).astype(int)))[0]
+    x = images.fetch(_spread(len(images), n))[0]
     x = x.reshape(-1, x.shape[3] if x.ndim == 4 else 1)/np.float32(255)
     return x.mean(0, dtype=np.float64).tolist(), x.std(0, dtype=np.float64).tolist()
 

@@ -98,14 +98,18 @@ def _set_loader(dl, state):
     dl.epoch = state['epoch']
 
 # %% ../../nbs/training/10_longrun.ipynb #ec38aefb
+_later = 'label_maps','content','images' # what earlier versions have not written is not compared
+
 def differences(old, # JSON: identity of what is there
                 new, # of what is asked for
                )->str:
     "What makes two runs different, in words; '' if they are the same."
     old,new = (_bare(json.loads(json.dumps(o))) for o in (old, new))
+    if isinstance(old, dict) and isinstance(new, dict): new = {k: v for k,v in new.items() if k in old or k not in _later}
     if old == new: return ''
     if not (isinstance(old, dict) and isinstance(new, dict)): return f'{old!r} there, {new!r} now'
     k = next(k for k in {**new, **old} if old.get(k) != new.get(k))
+    if k == 'content': return 'the training images or their labels are others now'
     return f'{k}: {differences(old.get(k), new.get(k))}'
 
 def _bare(o): return o | dict(data_args=identity_args(o['data_args'])) if isinstance(o, dict) and isinstance(o.get('data_args'), dict) else o # wherever the data lie

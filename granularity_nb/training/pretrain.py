@@ -16,10 +16,10 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 from fastai.metrics import error_rate
 from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_seed, trainable_params
-from ..data.block import _class_counts, _leaf_codes, dataloaders
+from ..data.block import class_counts, dataloaders, leaf_codes
 from ..data.source import Source, identity_args
 from ..labels.label_map import LabelMap
-from .backbone import BackboneError, Checkpoint, Classifier, create_backbone, load_checkpoint, save_checkpoint, set_prior
+from .backbone import BackboneError, Checkpoint, Classifier, IncompleteError, check_size, create_backbone, load_checkpoint, save_checkpoint, set_prior
 from .callbacks import decay_groups, fit_schedule, loss_function, optimizer, recipe_callbacks
 from .longrun import CSVLog, Guard, TrainingState, caller_state, differences, loggers, memory_advice
 from .objectives import Levels
@@ -85,10 +85,6 @@ def fit(model,              # module: images → logits (or log-probabilities) o
     return learn
 
 # %% ../../nbs/training/02_pretrain.ipynb #e603e3aa
-def _channels(source):
-    shape = source.split('train').images.shape
-    return shape[3] if len(shape) == 4 else 1
-
 def new_classifier(source:Source,
                    n_classes:int,  # outputs of the head
                    recipe:Recipe,  # its `backbone`
@@ -97,7 +93,9 @@ def new_classifier(source:Source,
     "A fresh model for the images of `source`; the same seed gives the same backbone, whatever the number of classes."
     with caller_state():
         set_seed(seed, reproducible=True)
-        return Classifier(create_backbone(recipe.backbone, _channels(source)), n_classes)
+        model = Classifier(create_backbone(recipe.backbone, source.split('train').channels), n_classes)
+        check_size(model.backbone, recipe.backbone, source.split('train').channels, source.split('train').images.shape[1:3])
+        return model
 
 # %% ../../nbs/training/02_pretrain.ipynb #dfdafb79
 def _task(source, label_map, weights, recipe):
@@ -115,8 +113,8 @@ def _task(source, label_map, weights, recipe):
     return LabelMap.identity(leaves), Levels(label_map.values(), [(weights or {}).get(k, 1.) for k in label_map], label_smoothing=recipe.label_smoothing)
 
 def _share(source, label_map):
-    codes,_ = _leaf_codes(source, label_map, ['train'])
-    return _class_counts(label_map, codes)/len(codes)
+    codes,_ = leaf_codes(source, label_map, ['train'])
+    return class_counts(label_map, codes)/len(codes)
 
 def start_at_prior(model:Classifier, # its head's bias is set in place
                    source:Source,    # its 'train' split is counted
@@ -141,28 +139,43 @@ def _model(source, label_map, loss, recipe, seed):
 
 def _digests(label_map): return label_map.digest if isinstance(label_map, LabelMap) else {k: m.digest for k,m in label_map.items()}
 
+def _names(label_map):
+    "Label maps as a message can name them."
+    return f'{label_map.name}, {label_map.n_classes} classes, {label_map.digest[:6]}' if isinstance(label_map, LabelMap) else {k: _names(m) for k,m in label_map.items()}
+
+def _pixels(s):
+    "What a list of files, or the lack of one, does not say of a split's images; None if all is said."
+    x = s.images
+    if hasattr(x, 'sample'): return dict(asdict(x.decode), stats=[[round(v, 6) for v in o] for o in s.stats], sample=x.sample)
+    if s.hashes is not None or s.digest and s.files is None: return None
+    h = hashlib.sha256(repr(x.shape).encode())
+    for k in range(0, len(s), 4096): h.update(np.ascontiguousarray(x[k:k+4096]))
+    return h.hexdigest()[:16]
+
 def _content(source):
     "Identity of the training images and their labels."
     s = source.split('train')
     known = b'' if s.hashes is None else np.ascontiguousarray(s.hashes).tobytes()
-    return hashlib.sha256(s.leaf.astype('<i4').tobytes()+s.digest.encode()+known).hexdigest()[:16]
+    content = hashlib.sha256(s.leaf.astype('<i4').tobytes()+s.digest.encode()+known).hexdigest()[:16]
+    return dict(content=content) | ({} if (more := _pixels(s)) is None else dict(images=more))
 
 def _identity(source, label_map, recipe, seed, weights=None, kw={}):
     "Everything that decides a run."
     more = {k: str(kw[k]) for k in ('train','balance','dtype') if kw.get(k)}
-    return dict(data=source.name, data_args=identity_args(source.args), label_map=_digests(label_map), recipe=recipe.to_dict(), seed=seed) | ({'weights': weights} if weights else {}) | more
+    return dict(data=source.name, data_args=identity_args(source.args), label_maps=_names(label_map), label_map=_digests(label_map), recipe=recipe.to_dict(), seed=seed) | ({'weights': weights} if weights else {}) | more
 
 # %% ../../nbs/training/02_pretrain.ipynb #68725ace
 def _is_done(folder, new, content):
     "Whether `folder` holds this very run, finished; another is refused."
     try: ckpt = load_checkpoint(folder)
-    except BackboneError: # none, or one that has to be made again
+    except IncompleteError: # none, or one that has to be made again
         if not (folder/'model.safetensors').exists() or (folder/'metrics.csv').exists(): return False
         raise TrainingError(f"{folder/'model.safetensors'} is not of `pretrain`, whose log (metrics.csv) would lie beside it; choose another folder") from None
+    except BackboneError as e: raise TrainingError(f"{e}; it is not written over: delete it or choose another folder") from None
     i = ckpt.info
     if i.get('kind') != 'pretrain': raise TrainingError(f"{folder} holds a checkpoint that `pretrain` has not made; choose another folder")
-    old = dict(data=i['data'], data_args=identity_args(i['data_args']), label_map=_digests(ckpt.label_map), recipe=without_defaults(i['recipe']), seed=i['seed']) | i.get('more', {})
-    what = differences(old, new) or (i.get('content', content) != content and 'the training images or their labels are others now')
+    old = dict(data=i['data'], data_args=identity_args(i['data_args']), label_maps=_names(ckpt.label_map), label_map=_digests(ckpt.label_map), recipe=without_defaults(i['recipe']), seed=i['seed'])
+    what = differences(old | i.get('more', {}) | {k: i[k] for k in ('content','images') if k in i}, new | content)
     if what: raise TrainingError(f"{folder} holds another run, finished ({what}); delete it or choose another folder")
     return True
 
@@ -198,15 +211,15 @@ def pretrain(source:Source,          # images, leaf labels, hierarchy
     if _is_done(folder, identity, content):
         if not rank_distrib(): print(f'{folder} holds this run already, finished: it is left alone')
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
     state = folder/'training.safetensors'
     if save_minutes is None and state.exists(): raise TrainingError(f"{state} is the state of an unfinished run: give save_minutes=… to go on with it, or delete it")
     with caller_state():
         dls = dataloaders(source, given, bs=recipe.bs, valid=valid, augment=recipe.augment, device=_process_device(device), **kw)
         model = _model(source, label_map, loss or loss_function(recipe, dls), recipe, seed)
-        saves = [] if save_minutes is None else [TrainingState(state, save_minutes, identity)]
+        folder.mkdir(parents=True, exist_ok=True)
+        saves = [] if save_minutes is None else [TrainingState(state, save_minutes, identity | content)]
         learn = fit(model, dls, recipe, seed, log=folder/'metrics.csv', progress=progress, cbs=[*cbs, *saves, Guard(limit), *loggers(logs, folder)], loss_func=loss)
-        info = dict(content=content) | ({'more': m} if (m := {k: v for k,v in identity.items() if k not in ('data','data_args','label_map','recipe','seed')}) else {})
+        info = content | ({'more': m} if (m := {k: v for k,v in identity.items() if k not in ('data','data_args','label_maps','label_map','recipe','seed')}) else {})
         return _finish(folder, learn, source, label_map, model, recipe, seed, info)
 
 # %% ../../nbs/training/02_pretrain.ipynb #3ebc581c
@@ -215,7 +228,7 @@ def _finish(folder, learn, source, label_map, model, recipe, seed, more):
     info = dict(kind='pretrain', data=source.name, data_args=source.args, recipe=asdict(recipe), seed=seed, final_loss=float(learn.recorder.losses[-1]),
                 metrics=_metrics(learn), stats=source.split('train').stats) | more
     if not rank_distrib():
-        save_checkpoint(folder, Checkpoint(model, label_map, recipe.backbone, _channels(source), info))
+        save_checkpoint(folder, Checkpoint(model, label_map, recipe.backbone, source.split('train').channels, info))
         (folder/'training.safetensors').unlink(missing_ok=True)
     distrib_barrier()
     return folder

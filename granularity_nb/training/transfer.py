@@ -16,11 +16,11 @@ from torch import nn
 from ..data.block import dataloaders, in_order
 from ..data.source import Source, identity_args
 from ..labels.hierarchy import HierarchyError, LabelMap
-from .backbone import Classifier, load_checkpoint
+from .backbone import BackboneError, Classifier, check_size, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
 from .longrun import caller_state
-from .pretrain import _channels, fit, start_at_prior
+from .pretrain import fit, start_at_prior
 from .probe import C_grid, fit_probe, mean_head
 from .recipe import DivergenceError, Recipe, TrainingError, check_transfers, keeps_head, transfer_names, typed
 from fastai.torch_core import set_seed
@@ -169,14 +169,10 @@ def layer_factors(n:int,       # layers
 # %% ../../nbs/training/03_transfer.ipynb #6ca8ad80
 def _check_images(ckpt, source):
     "Refuse images that the backbone cannot take."
-    c,size,net = _channels(source),source.split('train').images.shape[1:3],ckpt.model.backbone
+    c,size,net = source.split('train').channels,source.split('train').images.shape[1:3],ckpt.model.backbone
     if c != ckpt.channels: raise TrainingError(f"the checkpoint's backbone takes images of {ckpt.channels} channel{'s'*(ckpt.channels != 1)}, those of {source.name!r} have {c}: open both data sets in the same mode, 'RGB' or 'L'")
-    mode = net.training
-    try:
-        with torch.no_grad(): net.eval()(torch.zeros(1, c, *size, device=next(net.parameters()).device))
-    except (AssertionError, RuntimeError, ValueError) as e:
-        raise TrainingError(f"the checkpoint's backbone {ckpt.backbone!r} cannot take the {size[0]}×{size[1]} images of {source.name!r} ({str(e).splitlines()[0]}): open the data set at the size it was pretrained at") from None
-    net.train(mode)
+    try: check_size(net, ckpt.backbone, c, size)
+    except BackboneError as e: raise TrainingError(f"the checkpoint's images had another size: {e}") from None
 
 def _check_objective(recipe, dls):
     loss,m = loss_function(recipe, dls),dls.label_map
