@@ -86,7 +86,10 @@ def _check_kept(folder, rs):
 def _check_folder(folder, plan):
     "Refuse a folder that cannot be this plan's. Reads only: it may be somebody's home."
     try: os.fspath(folder).encode()
-    except UnicodeEncodeError: raise StudyError(f"cannot write to {folder}: its name is not UTF-8, and files of weights need that; choose another folder") from None
+    except UnicodeEncodeError:
+        try: why = os.fsencode(folder).decode() and "is UTF-8, but this locale is not; set PYTHONUTF8=1, or choose another folder"
+        except UnicodeDecodeError: why = "is not UTF-8, and files of weights need that; choose another folder"
+        raise StudyError(f"cannot write to {folder}: its name {why}") from None
     if (folder/'plan.json').exists():
         old = load_plan(folder)
         if not _extends(plan, old): raise StudyError(f"{folder} holds another plan ({_differences(old, plan)}); continue that one with --resume (resume=True), ask for all that it has and more, or choose a new folder")
