@@ -95,9 +95,11 @@ def test_images_of_other_channels_cannot_be_combined(tmp_path, capsys, monkeypat
 def test_images_that_moved_are_found_again(tmp_path, capsys):
     from granularity_nb.study.plan import Plan
     resumed = lambda *args: cli._resumed(parser().parse_args(['study','--resume',*map(str, args)]), tmp_path)
-    plan = Plan(data='folder', data_args=dict(root='a'), to='table', to_args=dict(root='b', file='t.csv'), transfers=('finetune',))
+    a,b = tmp_path/'a',tmp_path/'b'
+    for o in (a, b): o.mkdir()
+    plan = Plan(data='folder', data_args=dict(root=a), to='table', to_args=dict(root=b, file='t.csv'), transfers=('finetune',))
     for to in (plan.to, None):
-        (tmp_path/'plan.json').write_text(json.dumps(dict(format=1, plan=(p := plan if to else Plan(data='folder', data_args=dict(root='a'))).to_dict())))
+        (tmp_path/'plan.json').write_text(json.dumps(dict(format=1, plan=(p := plan if to else Plan(data='folder', data_args=dict(root=a))).to_dict())))
         assert resumed() == p and resumed('--root', '/new').data_args['root'] == resumed('--set', 'root=/new').data_args['root'] == os.path.abspath('/new') and resumed('--set', 'cache=/c').digest == p.digest
     with pytest.raises(StudyError, match='transfers to no other data set.*leave out --to-set'): resumed('--to-set', 'root=/new')
     (tmp_path/'plan.json').write_text(json.dumps(dict(format=1, plan=plan.to_dict())))
