@@ -207,8 +207,8 @@ def _study(args):
     path,results = report(out),collect(out)
     for r in plan.recipes:
         table = _table(error_table(results, r, plan.splits[0]))
-        over = f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)}"+(', in brackets that of the images' if '(' in table else '')
-        _say(f"\nTarget error in %, mean ± 95 % interval over {over} (recipe '{r}', split '{plan.splits[0]}')\n\n{table}")
+        over = f"mean{' ± 95 % interval'*('±' in table)} over {len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)}"+(', in brackets the 95 % interval of the images' if '(' in table else '')
+        _say(f"\nTarget error in %, {over} (recipe '{r}', split '{plan.splits[0]}')\n\n{table}")
     _say('\n'+'\n'.join(map(one_line, findings(results[results.split.isin((*plan.splits, 'valid'))], plan.comparison))))
     _say(f"\n{(time.time()-start)/60:.1f} minutes. The report with the curve: {path}")
 

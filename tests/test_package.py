@@ -99,7 +99,6 @@ PRIVATE = {
     'labels.metrics': {'_ancestry','_expand','_labels','_leaf','_leaf_codes','_roots'},
     'labels.wordnet': {'_reached'},
     'study.plan': {'_images','_shares','_stuck'},
-    'study.report': {'_read_json','_run_dir','_stored'},
     'theory.claims': {'_gather','_train'},
     'theory.training': {'_collect','_dlogits','_gradient','_hidden','_outputs'},
 }
