@@ -42,6 +42,8 @@ def _setting(text):
     if not eq or not k.strip(): _wrong(text, 'is not a setting like size=32')
     try: return k.strip(), json.loads(v, parse_constant=int) # NaN and the like are texts
     except (ValueError, RecursionError): pass
+    if re.fullmatch(r'[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?', v, re.ASCII | re.IGNORECASE): return k.strip(), float(v) # .3 and 5. are no JSON
+    if re.fullmatch(r'\+\d{1,18}', v, re.ASCII): return k.strip(), int(v)
     try: return k.strip(), ast.literal_eval(v) if v in ('True','False','None') or v[:1] in ('[','{') else v
     except (ValueError, SyntaxError, MemoryError, RecursionError): return k.strip(), v
 
@@ -60,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
 def _add_data(p):
-    p.add_argument('--data', help='data set (default: glyphs, which is built in)')
+    p.add_argument('--data', help='data set: cifar100, digits, folder, glyphs, imagenet1k, imagenet21k, inat21, table, tiny-imagenet (default: glyphs, which are drawn, not read)')
     p.add_argument('--root', type=_some, help='where the data set lies')
     p.add_argument('--set', type=_setting, action='append', default=[], metavar='NAME=VALUE', help='further argument of the data set, such as size=32 or target=genus; may be repeated')
 
@@ -92,7 +94,7 @@ def _add_study(sub):
     p.add_argument('--images', type=_count, metavar='N', help="number of training images instead of the preset's")
     p.add_argument('--workers', type=_count, metavar='N', help='processes (default: one for each core)')
     p.add_argument('--device', type=_some, help="torch device: cpu, cuda, mps (default: the preset's)")
-    p.add_argument('--resume', action='store_true', help='go on with the plan that is stored in --out; the images may lie elsewhere now (--root)')
+    p.add_argument('--resume', action='store_true', help='go on with the plan that is stored in --out; the images may lie elsewhere now (--root, --to-set root=…)')
 
 # %% ../nbs/cli.ipynb #dff679aa
 def _add_theory(sub):
@@ -142,14 +144,20 @@ def _without_pixels(data): # labels are enough, nothing is decoded
 _of_plan = '--set','--to','--to-set','--lrs','--comparison','--levels','--transfers','--splits','--seeds','--images','--device'
 
 def _resumed(args, out):
-    "The plan stored in `out`, its images in --root if that is given."
+    "The plan stored in `out`, its images where they lie now (--root, --to-set root=…)."
     from dataclasses import replace
+    from granularity_nb.data.source import identity_args
     from granularity_nb.study.plan import StudyError
     from granularity_nb.study.run import load_plan
-    given = [o for o in (*_of_plan, *(('--data','--preset') if args.out else ())) if getattr(args, o[2:].replace('-', '_'))]
+    moved,to_moved = _data_args(args),_settings('--to-set', args.to_set)
+    where = {o for o,new in (('--set', moved), ('--to-set', to_moved)) if not identity_args(new)}
+    given = [o for o in (*_of_plan, *(('--data','--preset') if args.out else ())) if getattr(args, o[2:].replace('-', '_')) and o not in where]
     if given: raise StudyError(f"--resume goes on with the plan that is stored in {out}, so {given[0]} would have no effect: leave it out, or leave out --resume to ask for another plan (one that has all of the stored one and more extends it)")
     plan = load_plan(out)
-    return replace(plan, data_args=plan.data_args | dict(root=args.root)) if args.root else plan
+    if to_moved and not plan.to: raise StudyError(f"the plan stored in {out} transfers to no other data set: --set and --root say where its images lie; leave out --to-set")
+    for option,old,new in (('--root=…', plan.data_args, moved), ('--to-set root=…', plan.to_args, to_moved)):
+        if 'root' not in new and old.get('root') and not os.path.exists(old['root']): raise StudyError(f"there is no {old['root']}, where images of the study in {out} lay: give where they lie now with {option}; the report of what is done needs none: granularity report {out}")
+    return replace(plan, data_args=plan.data_args | moved, to_args=plan.to_args | to_moved)
 
 def _shared_splits(plan):
     "The splits of a preset that the data set to transfer to has too; a 'shifted' one is the glyphs' own."
@@ -163,15 +171,23 @@ def _known(name):
     near = difflib.get_close_matches(name, source_names(), 1)
     raise SourceError(f"unknown data set {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; there are: {', '.join(source_names())}")
 
+def _data(args):
+    "The data set asked for; --root without one is no place of glyphs."
+    from granularity_nb.data.source import SourceError, source_arguments
+    name,_ = _known(args.data or 'glyphs'),_data_args(args)
+    if args.root and 'root' not in source_arguments(name): raise SourceError(f"--root {args.root}: {name} is not read from a folder; "+("choose" if args.data else "say")+" the data set that lies there with --data, such as --data folder (a tree of images) or --data table")
+    return name
+
 def _plan(args):
     from dataclasses import replace
-    from granularity_nb.study.plan import checked, preset, trained_transfers
-    data = _known(args.data or 'glyphs')
+    from granularity_nb.study.plan import StudyError, _unused_seed, checked, preset, trained_transfers
+    data = _data(args)
     plan = preset(data, args.preset or 'quick', _data_args(args))
     given = dict(maps=args.levels, transfers=args.transfers, splits=args.splits, seeds=args.seeds, device=args.device, lrs=args.lrs, comparison=args.comparison, to=args.to and _known(args.to), to_args=_settings('--to-set', args.to_set) or None)
     plan = replace(plan, **{k: v for k,v in given.items() if v is not None})
     if args.to and not args.splits: plan = replace(plan, splits=_shared_splits(plan))
     if not set(trained_transfers) & set(plan.transfers): plan = replace(plan, lrs={k: o for k,o in plan.lrs.items() if k != 'transfer'}) # none of them has a rate
+    if _unused_seed(plan): raise StudyError(_unused_seed(plan))
     return checked(_fewer(plan, args) if args.images else plan)
 
 def _fewer(plan, args):
@@ -180,7 +196,7 @@ def _fewer(plan, args):
     steps = plan.data_args.get('steps') or ()
     if 'n_train' in dict(args.set): raise SourceError('--images and --set n_train=… say the same; leave one out')
     if 'n_train' in source_arguments(plan.data): new = dict(n_train=args.images)
-    elif not all(isinstance(o, list) and o for o in steps): return plan # refused when the data set is opened
+    elif not isinstance(steps, (list, tuple)) or not all(isinstance(o, list) and o for o in steps): return plan # refused when the data set is opened
     else: new = dict(steps=[*(o for o in steps if o[0] != 'subsample'), ['subsample', dict(n=args.images)]])
     return replace(plan, data_args=plan.data_args | new)
 
@@ -192,11 +208,12 @@ def _table(df):
     return df.apply(lambda column: column.map(lambda o: one_line(o) if isinstance(o, str) else o)).to_string(index=False)
 
 def _study(args):
-    from granularity_nb.study.plan import StudyError
+    from granularity_nb.study.plan import StudyError, fitting
     from granularity_nb.study.report import error_table, findings, report
     from granularity_nb.study.run import collect, run
     out = args.out or Path('studies')/f"{args.data or 'glyphs'}-{args.preset or 'quick'}"
     plan = _resumed(args, out) if args.resume else _plan(args)
+    if (args.set or args.images) and not (args.resume or args.levels): plan = fitting(plan) # a preset's maps, on other data than its own
     _say(f"{plan.data}: {len(plan.maps)} label map{'s'*(len(plan.maps)>1)} and the direct baseline, {len(plan.recipes)} recipe{'s'*(len(plan.recipes)>1)}, "
          f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)} → {out}\nErrors are measured on {' and '.join(plan.splits)}"+("; learning rates are chosen on valid" if plan.lrs else ''))
     start = time.time()
@@ -219,8 +236,8 @@ def _report(args):
 
 def _levels(args):
     import numpy as np, pandas as pd
-    from granularity_nb.data.source import Source, SourceError
-    data = _known(args.data or 'glyphs')
+    from granularity_nb.data.source import Source, SourceError, nothing_finer
+    data = _data(args)
     source = Source.open(data, **_data_args(args) | _without_pixels(data))
     leaf,rows = source.split('train').leaf,[]
     if not len(leaf): raise SourceError(f"{data!r} has no training images")
@@ -230,6 +247,7 @@ def _levels(args):
         rows.append({'level': name, 'classes': len(n), 'images a class (min, median, max)': f'{n.min()}, {np.median(n):.0f}, {n.max()}', 'refines the target': 'yes' if m.refines(source.target) else 'no'})
     rows.insert(0, {'level': 'image', 'classes': len(leaf), 'images a class (min, median, max)': '1, 1, 1', 'refines the target': 'yes'})
     _say(f"{source!r}\n\n{_table(pd.DataFrame(rows))}\n\nAlso: level:K, depth:D, and the controls random-groups:LEVEL, random-groups-across:LEVEL, random-splits:LEVEL, kmeans-within:LEVEL, kmeans-across:LEVEL (splits and clusters also take a number)")
+    if says := nothing_finer(source): _say(says)
 
 # %% ../nbs/cli.ipynb #fd730b10
 def _check_memory(args):

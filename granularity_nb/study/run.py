@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['load_plan', 'finished', 'transfer_folder', 'execute', 'execute_all', 'WorkerError', 'provenance', 'stored_provenance',
-           'collect', 'run']
+           'left_out', 'collect', 'run']
 
 # %% ../../nbs/study/02_run.ipynb #5294cb68
 import importlib, json, math, multiprocessing as mp, os, pickle, platform, signal, sys, threading, time, warnings
@@ -86,7 +86,10 @@ def _check_kept(folder, rs):
 def _check_folder(folder, plan):
     "Refuse a folder that cannot be this plan's. Reads only: it may be somebody's home."
     try: os.fspath(folder).encode()
-    except UnicodeEncodeError: raise StudyError(f"cannot write to {folder}: its name is not UTF-8, and files of weights need that; choose another folder") from None
+    except UnicodeEncodeError:
+        try: why = os.fsencode(folder).decode() and "is UTF-8, but this locale is not; set PYTHONUTF8=1, or choose another folder"
+        except UnicodeDecodeError: why = "is not UTF-8, and files of weights need that; choose another folder"
+        raise StudyError(f"cannot write to {folder}: its name {why}") from None
     if (folder/'plan.json').exists():
         old = load_plan(folder)
         if not _extends(plan, old): raise StudyError(f"{folder} holds another plan ({_differences(old, plan)}); continue that one with --resume (resume=True), ask for all that it has and more, or choose a new folder")
@@ -471,6 +474,18 @@ def _sign(folder, plan):
     write_whole(folder/'provenance.json', json.dumps(new | ({'earlier': earlier} if earlier else {}), indent=1, ensure_ascii=False))
 
 # %% ../../nbs/study/02_run.ipynb #41939c2f
+def left_out(folder # of a study
+            )->list:# of (recipe, transfers, label maps): transfers of the plan that these label maps do not allow
+    "What a study does not do, of all that its plan names, since a transfer keeps the pretrained head and a label map has none to keep."
+    from granularity_nb.training.recipe import Recipe, keeps_head
+    plan,out = load_plan(folder),{}
+    for o in _stored(folder):
+        if o['label_map'] == 'direct': continue
+        there,recipe = {t.partition('-')[0] for t in o['transfers']},Recipe.from_dict(plan.recipes[o['recipe']]['transfer'])
+        gone = tuple(t for t in plan.transfers if t not in there and keeps_head(t, recipe))
+        if gone: out.setdefault((o['recipe'], gone), {})[o['label_map']] = None
+    return [(r, gone, tuple(maps)) for (r,gone),maps in out.items()]
+
 def collect(folder,    # of a study
             rs:list=None, # its runs; None: those listed in the folder, for which no image is opened
            ):          # pandas DataFrame
