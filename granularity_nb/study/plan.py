@@ -558,7 +558,7 @@ def _check_measured(plan, to):
 def _shape(split, data, args):
     "Height, width and channels of a split's images; where a function draws them, of those of a smaller set."
     if not split.has_pixels: raise StudyError(f"the images of {data!r} are only listed, not decoded: open it with a size, as in --set size=64 (--to-set for the data set to transfer to)")
-    if callable(split._images) and 'images' not in vars(split) and {'n_train','n_valid','n_test'} <= set(source_arguments(data)):
+    if not split.is_made and {'n_train','n_valid','n_test'} <= set(source_arguments(data)):
         split = Source.open(data, **{k: o for k,o in args.items() if k != 'steps'} | dict(n_train=1, n_valid=0, n_test=0)).split('train')
     h,w,*c = split.images.shape[1:]
     return h, w, *(c or [1])

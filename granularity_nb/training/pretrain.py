@@ -19,7 +19,7 @@ from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_se
 from ..data.block import class_counts, dataloaders, leaf_codes
 from ..data.source import Source, identity_args
 from ..labels.label_map import LabelMap
-from .backbone import BackboneError, Checkpoint, Classifier, IncompleteError, check_size, create_backbone, load_checkpoint, save_checkpoint, set_prior
+from .backbone import BackboneError, Checkpoint, Classifier, IncompleteError, check_image_size, create_backbone, load_checkpoint, save_checkpoint, set_prior
 from .callbacks import decay_groups, fit_schedule, loss_function, optimizer, recipe_callbacks
 from .longrun import CSVLog, Guard, TrainingState, caller_state, differences, loggers, memory_advice
 from .objectives import Levels
@@ -94,7 +94,7 @@ def new_classifier(source:Source,
     with caller_state():
         set_seed(seed, reproducible=True)
         model = Classifier(create_backbone(recipe.backbone, source.split('train').channels), n_classes)
-        check_size(model.backbone, recipe.backbone, source.split('train').channels, source.split('train').images.shape[1:3])
+        check_image_size(model.backbone, recipe.backbone, source.split('train').channels, source.split('train').images.shape[1:3])
         return model
 
 # %% ../../nbs/training/02_pretrain.ipynb #dfdafb79

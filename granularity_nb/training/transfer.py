@@ -16,7 +16,7 @@ from torch import nn
 from ..data.block import dataloaders, in_order
 from ..data.source import Source, identity_args
 from ..labels.hierarchy import HierarchyError, LabelMap
-from .backbone import BackboneError, Classifier, check_size, load_checkpoint
+from .backbone import BackboneError, Classifier, check_image_size, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
 from .longrun import caller_state
@@ -171,7 +171,7 @@ def _check_images(ckpt, source):
     "Refuse images that the backbone cannot take."
     c,size,net = source.split('train').channels,source.split('train').images.shape[1:3],ckpt.model.backbone
     if c != ckpt.channels: raise TrainingError(f"the checkpoint's backbone takes images of {ckpt.channels} channel{'s'*(ckpt.channels != 1)}, those of {source.name!r} have {c}: open both data sets in the same mode, 'RGB' or 'L'")
-    try: check_size(net, ckpt.backbone, c, size)
+    try: check_image_size(net, ckpt.backbone, c, size)
     except BackboneError as e: raise TrainingError(f"the checkpoint's images had another size: {e}") from None
 
 def _check_objective(recipe, dls):
