@@ -42,6 +42,8 @@ def _setting(text):
     if not eq or not k.strip(): _wrong(text, 'is not a setting like size=32')
     try: return k.strip(), json.loads(v, parse_constant=int) # NaN and the like are texts
     except (ValueError, RecursionError): pass
+    if re.fullmatch(r'[+-]?(\d+\.\d*|\.\d+)(e[+-]?\d+)?', v, re.ASCII | re.IGNORECASE): return k.strip(), float(v) # .3 and 5. are no JSON
+    if re.fullmatch(r'\+\d{1,18}', v, re.ASCII): return k.strip(), int(v)
     try: return k.strip(), ast.literal_eval(v) if v in ('True','False','None') or v[:1] in ('[','{') else v
     except (ValueError, SyntaxError, MemoryError, RecursionError): return k.strip(), v
 
@@ -92,7 +94,7 @@ def _add_study(sub):
     p.add_argument('--images', type=_count, metavar='N', help="number of training images instead of the preset's")
     p.add_argument('--workers', type=_count, metavar='N', help='processes (default: one for each core)')
     p.add_argument('--device', type=_some, help="torch device: cpu, cuda, mps (default: the preset's)")
-    p.add_argument('--resume', action='store_true', help='go on with the plan that is stored in --out; the images may lie elsewhere now (--root)')
+    p.add_argument('--resume', action='store_true', help='go on with the plan that is stored in --out; the images may lie elsewhere now (--root, --to-set root=…)')
 
 # %% ../nbs/cli.ipynb #dff679aa
 def _add_theory(sub):
@@ -142,14 +144,18 @@ def _without_pixels(data): # labels are enough, nothing is decoded
 _of_plan = '--set','--to','--to-set','--lrs','--comparison','--levels','--transfers','--splits','--seeds','--images','--device'
 
 def _resumed(args, out):
-    "The plan stored in `out`, its images in --root if that is given."
+    "The plan stored in `out`, its images where they lie now (--root, --to-set root=…)."
     from dataclasses import replace
+    from granularity_nb.data.source import identity_args
     from granularity_nb.study.plan import StudyError
     from granularity_nb.study.run import load_plan
-    given = [o for o in (*_of_plan, *(('--data','--preset') if args.out else ())) if getattr(args, o[2:].replace('-', '_'))]
+    moved,to_moved = _data_args(args),_settings('--to-set', args.to_set)
+    where = {o for o,new in (('--set', moved), ('--to-set', to_moved)) if not identity_args(new)}
+    given = [o for o in (*_of_plan, *(('--data','--preset') if args.out else ())) if getattr(args, o[2:].replace('-', '_')) and o not in where]
     if given: raise StudyError(f"--resume goes on with the plan that is stored in {out}, so {given[0]} would have no effect: leave it out, or leave out --resume to ask for another plan (one that has all of the stored one and more extends it)")
     plan = load_plan(out)
-    return replace(plan, data_args=plan.data_args | dict(root=args.root)) if args.root else plan
+    if to_moved and not plan.to: raise StudyError(f"the plan stored in {out} transfers to no other data set: --set and --root say where its images lie; leave out --to-set")
+    return replace(plan, data_args=plan.data_args | moved, to_args=plan.to_args | to_moved)
 
 def _shared_splits(plan):
     "The splits of a preset that the data set to transfer to has too; a 'shifted' one is the glyphs' own."
@@ -165,13 +171,14 @@ def _known(name):
 
 def _plan(args):
     from dataclasses import replace
-    from granularity_nb.study.plan import checked, preset, trained_transfers
+    from granularity_nb.study.plan import StudyError, _unused_seed, checked, preset, trained_transfers
     data = _known(args.data or 'glyphs')
     plan = preset(data, args.preset or 'quick', _data_args(args))
     given = dict(maps=args.levels, transfers=args.transfers, splits=args.splits, seeds=args.seeds, device=args.device, lrs=args.lrs, comparison=args.comparison, to=args.to and _known(args.to), to_args=_settings('--to-set', args.to_set) or None)
     plan = replace(plan, **{k: v for k,v in given.items() if v is not None})
     if args.to and not args.splits: plan = replace(plan, splits=_shared_splits(plan))
     if not set(trained_transfers) & set(plan.transfers): plan = replace(plan, lrs={k: o for k,o in plan.lrs.items() if k != 'transfer'}) # none of them has a rate
+    if _unused_seed(plan): raise StudyError(_unused_seed(plan))
     return checked(_fewer(plan, args) if args.images else plan)
 
 def _fewer(plan, args):
@@ -180,7 +187,7 @@ def _fewer(plan, args):
     steps = plan.data_args.get('steps') or ()
     if 'n_train' in dict(args.set): raise SourceError('--images and --set n_train=… say the same; leave one out')
     if 'n_train' in source_arguments(plan.data): new = dict(n_train=args.images)
-    elif not all(isinstance(o, list) and o for o in steps): return plan # refused when the data set is opened
+    elif not isinstance(steps, (list, tuple)) or not all(isinstance(o, list) and o for o in steps): return plan # refused when the data set is opened
     else: new = dict(steps=[*(o for o in steps if o[0] != 'subsample'), ['subsample', dict(n=args.images)]])
     return replace(plan, data_args=plan.data_args | new)
 
@@ -192,11 +199,12 @@ def _table(df):
     return df.apply(lambda column: column.map(lambda o: one_line(o) if isinstance(o, str) else o)).to_string(index=False)
 
 def _study(args):
-    from granularity_nb.study.plan import StudyError
+    from granularity_nb.study.plan import StudyError, fitting
     from granularity_nb.study.report import error_table, findings, report
     from granularity_nb.study.run import collect, run
     out = args.out or Path('studies')/f"{args.data or 'glyphs'}-{args.preset or 'quick'}"
     plan = _resumed(args, out) if args.resume else _plan(args)
+    if (args.set or args.images) and not (args.resume or args.levels): plan = fitting(plan) # a preset's maps, on other data than its own
     _say(f"{plan.data}: {len(plan.maps)} label map{'s'*(len(plan.maps)>1)} and the direct baseline, {len(plan.recipes)} recipe{'s'*(len(plan.recipes)>1)}, "
          f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)} → {out}\nErrors are measured on {' and '.join(plan.splits)}"+("; learning rates are chosen on valid" if plan.lrs else ''))
     start = time.time()
@@ -252,7 +260,8 @@ def _theory(args):
     if args.full: return full(args.out, args.only, log=lambda o: print(o, flush=True))
     mv = MultiView(d=args.d, P=args.patches, k=args.k, s_star=args.s_star, s_dagger=args.s_dagger, hard_fraction=args.hard_fraction)
     rows = report_separation(args.out, mv, args.seeds, lr=args.lr, m=args.neurons, n=2048)
-    print(f'Error of the superclass, mean ± standard deviation over {len(args.seeds)} seed{"s"*(len(args.seeds)>1)}\n\n{as_text(rows)}')
+    over = f'mean ± standard deviation over {len(args.seeds)} seeds' if len(args.seeds) > 1 else f'of the one seed {args.seeds[0]}'
+    print(f'Error of the superclass, {over}\n\n{as_text(rows)}')
     for r in rows:
         if r['converged']<r['n']: print(f"\n{r['labels']} labels: {r['n']-r['converged']} of {r['n']} seeds did not bring the loss down; try more --neurons or another --lr")
     print(f"\n{time.time()-start:.0f} seconds. Table and figure: {args.out/'separation.md'}, {args.out/'separation.png'}")

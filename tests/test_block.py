@@ -1,5 +1,5 @@
 "Loaders at a label map: the right label beside the right image, whatever the granularity."
-import pickle
+import pickle, warnings
 import fastai.callback.progress # gives Learner its `no_bar`
 import numpy as np, pytest, torch
 from granularity_nb.data.block import GatherDL, RandomShift, augmentation, dataloaders, relabel
@@ -590,3 +590,38 @@ def test_all_that_fastai_offers_with_names_and_numbers_right(pets, how, tmp_path
     alone = load_learner(tmp_path/'learn.pkl')
     with alone.no_bar(): assert plain(alone.predict(picture)[0]) == answer and [*alone.dls.vocab] == names
     plt.close('all')
+
+
+@pytest.mark.parametrize('exported', [False, True])
+@pytest.mark.filterwarnings('ignore')
+def test_arrays_and_tensors_are_pictures_too(photos, exported, tmp_path):
+    "As fastai's `ImageBlock` takes them; whatever their size, they are brought to that of the images."
+    from PIL import Image
+    from fastai.learner import Learner, load_learner
+    from fastai.torch_core import TensorImage, TensorImageBW
+    s = photos.split('train').images
+    dls = dataloaders(photos, photos.target, bs=16, device='cpu')
+    learn = Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(int(np.prod(s.shape[1:])), 2)), path=tmp_path)
+    if exported:
+        learn.export('learn.pkl')
+        learn = load_learner(tmp_path/'learn.pkl')
+    a = np.random.default_rng(1).integers(0, 256, (60,50,3), dtype=np.uint8)
+    x = torch.from_numpy(a).permute(2, 0, 1)
+    with learn.no_bar():
+        expected = learn.predict(Image.fromarray(a))[2]
+        for o in (a, x, TensorImage(x)): assert torch.equal(learn.predict(o)[2], expected)
+        grey = learn.predict(Image.fromarray(a[...,0]))[2]
+        for o in (a[...,0], a[...,:1], x[0], x[:1], TensorImageBW(x[:1])): assert torch.equal(learn.predict(o)[2], grey)
+        for o in (TensorImage(x.float()/255), x[None]):
+            with pytest.raises(SourceError, match=r'^a picture as a tensor must be uint8 \(channels, height, width\), not (float32|uint8) \('): learn.predict(o)
+        for o in (a/255., a[None]):
+            with pytest.raises(ValueError, match='uint8 of .h, w. or .h, w, 3. is needed'): learn.predict(o)
+
+def test_an_image_of_the_set_as_tensor_is_left_as_it_is(photos):
+    dls = dataloaders(photos, photos.target, bs=16, device='cpu')
+    x = dls.train_ds[3][0]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        got = dls.test_dl([x, np.asarray(photos.split('train').images[3])], num_workers=0).one_batch()[0]
+    want = dls.test_dl([3], num_workers=0).one_batch()[0][0]
+    assert torch.equal(got[0], want) and torch.equal(got[1], want)

@@ -289,6 +289,25 @@ def test_command_says_where_it_cannot_write(tmp_path, capsys):
     assert len(capsys.readouterr().err.strip().splitlines())==1
 
 
+def test_each_seed_counts_once(tmp_path, capsys):
+    assert main(['theory', '--k', '2', '--seeds', '0,1,0', '--out', str(tmp_path)]) and 'need each seed once, got 0 twice' in capsys.readouterr().err
+    mv = MultiView(d=16, k=1, P=8, s_star=4, s_dagger=3)
+    for f in (partial(finite_set, epochs=1), partial(theorem, 16, max_steps=1), partial(separation, max_steps=1)):
+        with pytest.raises(TheoryError, match='each seed once'): f(mv=mv, seeds=(0,0))
+
+
+def test_a_heading_names_what_is_below_it(tmp_path, capsys, monkeypatch):
+    "One seed has no standard deviation; and what a killed command left is removed by the next."
+    monkeypatch.setattr(claims, 'pretrain_net', partial(pretrain_net, max_steps=3))
+    subprocess.run([sys.executable, '-c', "import os, sys\nfrom granularity_nb.files import whole_file\nwith whole_file(sys.argv[1]): os._exit(9)", tmp_path/'separation.png'])
+    assert [o.name[:5] for o in tmp_path.iterdir()] == ['.tmp-']
+    for seeds,said in (('3', 'superclass, of the one seed 3'), ('3,4', 'superclass, mean ± standard deviation over 2 seeds')):
+        assert main(['theory', '--k', '2', '--seeds', seeds, '--out', str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert said in out and ('±' in out) == (seeds != '3')
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['separation.json','separation.md','separation.png']
+
+
 def test_a_loss_that_stays_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(claims, 'pretrain_net', partial(pretrain_net, max_steps=3))
     assert main(['theory', '--k', '2', '--seeds', '0', '--out', str(tmp_path)])==0

@@ -1,5 +1,5 @@
 "The command line at its edges: names that are nearly right, terminals of other encodings, readers that stop, names that would command the terminal."
-import codecs, io, json, os, subprocess, sys
+import codecs, io, json, os, re, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
 from PIL import Image
@@ -40,6 +40,78 @@ def test_values_that_mean_nothing_or_two_things(args, word, capsys): assert word
 def test_a_value_is_json_or_a_text():
     of = lambda text: parser().parse_args(['levels','--set',text]).set[0][1]
     assert [of(f'a={o}') for o in ('3','3.5','true','null','[1,2]','x','NaN','Infinity','b=c','')] == [3, 3.5, True, None, [1,2], 'x', 'NaN', 'Infinity', 'b=c', '']
+    assert [of(f'a={o}') for o in ('.3','5.','+3','-.5','+2.5','1.e3','.5E-1','007','.','+','1.2.3','٣.')] == [.3, 5., 3, -.5, 2.5, 1000., .05, '007', '.', '+', '1.2.3', '٣.']
+
+
+def _own(tmp_path, *counts):
+    "A folder of images; `counts` are (folder, images)."
+    rng = np.random.default_rng(0)
+    for name,n in counts:
+        (tmp_path/'own'/name).mkdir(parents=True)
+        for i in range(n): Image.fromarray(rng.integers(0, 255, (8,8,3), dtype=np.uint8)).save(tmp_path/'own'/name/f'{i}.png')
+    return tmp_path/'own'
+
+
+OWN = {'flat': [(o, 5) for o in ('cat','dog','cow')], 'fewer': [('a', 3), ('b', 3)], 'valid': [(f'{s}/{c}', 6) for s in ('train','val') for c in 'ab'], 'test': [(f'{s}/{c}', 6) for s in ('train','test') for c in 'ab']}
+
+@pytest.mark.parametrize('kind', [*OWN])
+@pytest.mark.parametrize('args', [[], ['--splits','test'], ['--splits','test','--transfers','finetune'], ['--splits','valid'], ['--splits','train'], ['--lrs','0.1,0.3']])
+def test_small_folders_are_planned_or_a_remedy_works(kind, args, tmp_path, capsys, monkeypatch):
+    "Every setting that a message names is followed, until nothing more is named."
+    from granularity_nb.study.plan import runs
+    monkeypatch.setenv('GRANULARITY_CACHE', str(tmp_path/'cache'))
+    monkeypatch.setattr('granularity_nb.study.run.run', lambda plan, *a, **kw: (_ for _ in ()).throw(StudyError(f'planned: {len(runs(plan))}')))
+    root,last = _own(tmp_path, *OWN[kind]),args
+    for _ in range(4):
+        err = _refused(capsys, 'study', '--data', 'folder', '--root', root, '--out', tmp_path/'out', *last)
+        said = re.search(r'--set (valid|test)=\S*[^\s);,]', err)
+        if not said: break
+        last = [*args, *[o for k in ('valid','test') for o in last if o.startswith(f'{k}=') and k not in said[0] for o in ('--set', o)], *said[0].split()]
+    assert 'planned: 4' in err and 'one target class' not in err
+    if not args and kind in ('flat','valid','test'): assert 'planned' in _refused(capsys, 'study', '--data', 'folder', '--root', root, '--out', tmp_path/'out'), 'nothing need be said at all'
+
+
+@pytest.mark.parametrize('args,left', [(['--set','max_chars=1'], ('image','character')), (['--set','scripts=["Armenian","Georgian","Lao"]'], ('image','character','script')), (['--images','9','--preset','full'], None)])
+def test_a_preset_is_not_refused_for_its_own_maps(args, left, capsys, monkeypatch, tmp_path):
+    from granularity_nb.study.plan import runs
+    monkeypatch.setattr('granularity_nb.study.run.run', lambda plan, *a, **kw: (_ for _ in ()).throw(StudyError(f'planned {plan.maps}' if runs(plan) else '')))
+    err = _refused(capsys, 'study', '--set', 'n_valid=200', *args, '--seeds', '0', '--out', tmp_path)
+    assert f'planned {left or ""}' in err and "is left out of the preset's label maps" in err
+    if left: assert "'character' and 'base letter' are the same classes" in _refused(capsys, 'study', *args, '--levels', 'character,base letter', '--out', tmp_path), 'what is asked for is not left out'
+
+
+def test_a_seed_without_effect_is_refused(capsys):
+    for args in (['--set','seed=3'], ['--set','seed=x'], ['--to','digits','--to-set','seed=3','--transfers','probe'], ['--set','steps=[["subsample",{"n":9,"seed":3}]]']): assert 'has no effect' in _refused(capsys, 'study', *args)
+    assert "steps must be a list" in _refused(capsys, 'study', '--set', 'steps=5', '--images', '9')
+
+
+def test_images_of_other_channels_cannot_be_combined(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('GRANULARITY_CACHE', str(tmp_path/'cache'))
+    root = _own(tmp_path, *OWN['test'])
+    for args in (['--to','folder','--to-set',f'root={root}','--to-set','size=8'], ['--data','folder','--root',root,'--to','digits']):
+        assert 'one network cannot take both: choose two data sets whose images have as many' in _refused(capsys, 'study', '--transfers', 'finetune', '--splits', 'test', '--out', tmp_path/'out', *args)
+
+
+def test_images_that_moved_are_found_again(tmp_path, capsys):
+    from granularity_nb.study.plan import Plan
+    resumed = lambda *args: cli._resumed(parser().parse_args(['study','--resume',*map(str, args)]), tmp_path)
+    plan = Plan(data='folder', data_args=dict(root='a'), to='table', to_args=dict(root='b', file='t.csv'), transfers=('finetune',))
+    for to in (plan.to, None):
+        (tmp_path/'plan.json').write_text(json.dumps(dict(format=1, plan=(p := plan if to else Plan(data='folder', data_args=dict(root='a'))).to_dict())))
+        assert resumed() == p and resumed('--root', '/new').data_args['root'] == resumed('--set', 'root=/new').data_args['root'] == os.path.abspath('/new') and resumed('--set', 'cache=/c').digest == p.digest
+    with pytest.raises(StudyError, match='transfers to no other data set.*leave out --to-set'): resumed('--to-set', 'root=/new')
+    (tmp_path/'plan.json').write_text(json.dumps(dict(format=1, plan=plan.to_dict())))
+    moved = resumed('--to-set', 'root=/new', '--root', '/other')
+    assert moved.digest == plan.digest and (moved.data_args['root'], moved.to_args['root'], moved.to_args['file']) == tuple(map(os.path.abspath, ('/other','/new')))+(plan.to_args['file'],)
+    for args in (['--to-set','file=x'], ['--to-set','root=/new','--to-set','size=8'], ['--set','size=8']):
+        with pytest.raises(StudyError, match=f'{args[0]} would have no effect'): resumed(*args)
+
+
+def test_a_name_that_the_locale_cannot_write_is_told_from_other_bytes(tmp_path, monkeypatch):
+    from granularity_nb.study import run
+    for name,word in (('ünï','is UTF-8, but this locale is not; set PYTHONUTF8=1'), (b'a\xff','is not UTF-8, and files of weights')):
+        name = os.fsencode(name).decode('ascii', 'surrogateescape')
+        with pytest.raises(StudyError, match=word): run._check_folder(tmp_path/name, None)
 
 
 def test_splits_are_asked_for():

@@ -4,7 +4,7 @@ import numpy as np, pytest
 from PIL import Image
 from granularity_nb import cli
 
-WORDS = ['', ' ', '0', '1', '-1', '2', '3.5', '1e3', '1e999', 'nan', 'NaN', 'inf', 'true', 'false', 'null', 'none', 'None', 'x', 'ü', '²', '１', '1_0', '99999999', '99999999999999999999', '[]', '{}', '[1]', '[[1]]', '["a"]', '"a"',
+WORDS = ['', ' ', '0', '1', '-1', '2', '3.5', '.3', '5.', '+3', '1e3', '1e999', 'nan', 'NaN', 'inf', 'true', 'false', 'null', 'none', 'None', 'x', 'ü', '²', '１', '1_0', '99999999', '99999999999999999999', '[]', '{}', '[1]', '[[1]]', '["a"]', '"a"',
          '{"a":1}', '[0,1]', '0,1', '0,0', ',', '0,,1', '..', '/', '/dev/null', '~', 'a=b', '=', 'a=', '--', '-', '*', '%s', '{0}', '\\', "'", '"', 'a\nb', '\x1b[31m', '\ud8ff', 'script', 'leaf', 'train', 'valid', 'test', 'cpu', 'meta', 'glyphs']
 NAMES = ['n_train', 'n_valid', 'n_test', 'seed', 'test_seed', 'max_chars', 'lookalikes', 'scripts', 'faces', 'difficulty', 'shifted', 'size', 'valid', 'test', 'target', 'cache', 'strict', 'root', 'file', 'path', 'label', 'sep', 'split', 'splits', 'ranks', 'group',
          'steps', 'name', 'cls', 'self', 'args', 'download', 'version', 'truth', 'n_tran', 'a b']
@@ -18,6 +18,7 @@ GLYPHS = '--set n_train=60 --set n_valid=40 --set n_test=40 --set max_chars=5'
 RIGHT = [f'levels {GLYPHS}', 'levels --data folder --root PICS', 'levels --data table --root PICS --set file=table.csv', 'levels --data digits',
          f'study {GLYPHS} --levels script', f'study {GLYPHS} --levels kind,script --transfers probe --seeds 0', 'study --data folder --root PICS --set size=8', 'study --data table --root PICS --set file=table.csv --set size=8 --transfers readout',
          f'study {GLYPHS} --levels script --transfers finetune --to digits --to-set n_train=50', f'study {GLYPHS} --lrs 0.1,0.3 --levels script', 'study --data digits --set n_train=50 --splits test,valid', 'study --data folder --root PICS --images 20',
+         'study --data folder --root PICS/../small/flat', 'study --data folder --root PICS/../small/val --splits test', 'study --data folder --root PICS/../small/tested --set size=8',
          'report PICS', 'study --resume --out PICS', 'theory --d 32 --k 2 --patches 16 --seeds 0', 'theory --lr 0.1 --neurons 4 --s-star 2 --s-dagger 1 --hard-fraction 0.1 --seeds 0,1', 'theory --full --only separation']
 
 
@@ -33,6 +34,10 @@ def places(tmp_path_factory):
             Image.fromarray(rng.integers(0, 255, (8,8,3), dtype=np.uint8)).save(top/'pics'/c/f'{i}.bmp')
             rows.append(f'{c}/{i}.bmp,{c},{("train","train","valid","test")[i%4]}')
     (top/'pics'/'table.csv').write_text('\n'.join(rows))
+    for name,parts in dict(flat=('cat','dog','cow'), val=('train/a','train/b','val/a','val/b'), tested=('train/a','train/b','test/a','test/b')).items():
+        for c in parts:
+            (top/'small'/name/c).mkdir(parents=True)
+            for i in range(5): Image.fromarray(rng.integers(0, 255, (8,8,3), dtype=np.uint8)).save(top/'small'/name/c/f'{i}.bmp')
     (top/'empty').mkdir()
     return top
 

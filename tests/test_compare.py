@@ -112,8 +112,10 @@ def test_a_spread_that_is_not_known_is_not_zero():
 def test_bootstrap_interval_works_with_every_scipy_that_is_allowed(monkeypatch):
     "Its argument for random numbers was renamed in SciPy 1.15."
     import scipy.stats
+    from inspect import signature
     new,x = scipy.stats.bootstrap,np.arange(9.)
-    def before(data, statistic, *, n_resamples=9999, batch=None, confidence_level=.95, random_state=None): return new(data, statistic, n_resamples=n_resamples, batch=batch, confidence_level=confidence_level, rng=random_state)
+    name = next(o for o in ('rng','random_state') if o in signature(new).parameters)
+    def before(data, statistic, *, n_resamples=9999, batch=None, confidence_level=.95, random_state=None): return new(data, statistic, n_resamples=n_resamples, batch=batch, confidence_level=confidence_level, **{name: random_state})
     want = bootstrap_interval(x)
     monkeypatch.setattr(scipy.stats, 'bootstrap', before)
     assert bootstrap_interval(x) == want

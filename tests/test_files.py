@@ -1,7 +1,7 @@
 "Files are written whole or not at all, whatever the writer does and whenever it is killed."
 import os, subprocess, sys, threading
 import pytest
-from granularity_nb.files import locked, remove_unfinished, whole_file, write_whole
+from granularity_nb.files import by_threads, locked, remove_unfinished, whole_file, write_whole
 
 DIES = '''
 import os, sys
@@ -114,3 +114,19 @@ def test_the_mask_is_never_set(tmp_path, monkeypatch):
     "It belongs to all threads: files that another one makes at that moment would be writable by everybody."
     monkeypatch.setattr(os, 'umask', lambda o: pytest.fail('set'))
     write_whole(tmp_path/'w.txt', 'text')
+
+
+def test_many_rows_are_worked_through_by_several_threads():
+    "Three pieces that wait for each other only end if they run at once; what comes back is in order."
+    together = threading.Barrier(3, timeout=20)
+    def f(k):
+        together.wait()
+        return k.start, k.stop
+    assert by_threads(f, 11, piece=4) == [(0,4), (4,8), (8,11)]
+
+def test_few_rows_need_no_threads():
+    assert by_threads(lambda k: (k, threading.get_ident()), 8, piece=4) == [(k, threading.get_ident()) for k in (slice(0,4), slice(4,8))]
+    assert by_threads(None, 0) == []
+
+def test_an_error_of_a_thread_is_passed_on():
+    with pytest.raises(ZeroDivisionError): by_threads(lambda k: 1//(k.start-4), 12, piece=4)

@@ -1,5 +1,5 @@
 "What is split, class or group in a tree of folders or a table; arguments that are none; targets that cross the labels."
-import itertools, shutil, warnings
+import itertools, os, shutil, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
@@ -344,6 +344,22 @@ def test_files_that_are_not_read_are_counted_and_named(tmp_path):
     assert names(s) == ['cat','poodle'] and sizes(s) == dict(train=8)
     with pytest.raises(SourceError, match=said+'.*strict=False'): opened(root, strict=True)
     with pytest.warns(HierarchyWarning, match='folder with no images: .*left out'): assert folders(root).leaves == ('cat','poodle')
+
+def test_what_lies_beside_folders_of_images_is_no_image(tmp_path):
+    root = tree(tmp_path/'f', 'n01/images', 'n02/images')
+    for o in ('all.zip','all.tgz','net.pth','all.md5'): (root/o).write_text('x')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        s = opened(root)
+        assert s.hierarchy.leaves == folders(root).leaves == ('n01','n02') and sizes(s) == dict(train=8)
+        assert opened(root, ranks=['wnid']).target.vocab == ('n01','n02') and opened(root, ranks=['wnid','x'], group='x').hierarchy.leaves == ('n01','n02')
+
+def test_folders_out_of_the_splits_are_not_looked_at(tmp_path, monkeypatch):
+    from granularity_nb.data import source
+    looked,size = [],source._bytes
+    monkeypatch.setattr(source, '_bytes', lambda o: looked.append(os.fsdecode(o)) or size(o))
+    with pytest.warns(SourceWarning, match='left out'): opened(tree(tmp_path/'f', 'Alpha/a', 'Alpha/b', 'Beta/a'), splits=dict(train='Alpha')).split('train').digest
+    assert looked and not any('Beta' in o for o in looked)
 
 @pytest.mark.parametrize('name,at', [('tiny-imagenet','train'), ('imagenet1k','train'), ('imagenet21k','train'), ('inat21','train_mini')])
 def test_every_reader_says_what_it_leaves_out(tmp_path, name, at):

@@ -3,6 +3,7 @@ import copy, json, os, pickle, subprocess, sys, warnings
 import numpy as np, pytest
 from hypothesis import given, strategies as st
 from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
+from granularity_nb.labels.reading import read_table
 
 PETS = [('poodle','dog'), ('beagle','dog'), ('tabby','cat'), ('persian','cat'), ('dog','animal'), ('cat','animal'), ('dog','pet'), ('pet','animal')]
 ONE_PATH = 'first','longest','shortest'
@@ -481,11 +482,17 @@ def test_csv_values_may_hold_line_breaks(tmp_path):
 
 @pytest.mark.parametrize('data,message', [
     ('a,b,b\nx,y,z\n', "2 columns have the name 'b'"), ('a,b\nx,"y\nz\n', r'cannot be read \(broken CSV at line 3'), ('a,b\nx,"y"z\n', 'broken CSV'),
-    ('a,b\nx,y\n\nz,w\n', 'row 1 has 0 fields'), ('\n\n', 'is empty'), ('a,b\n\n', 'no rows')])
+    ('a,b\nx,y\n\nz\n', "row 1 has 1 fields, the header has 2, separated by ','"), ('\n\n', 'is empty'), ('a,b\n\n', 'no rows')])
 def test_bad_csv_contents(tmp_path, data, message):
     (tmp_path/'t.csv').write_bytes(data.encode())
     with pytest.raises(HierarchyError, match=message) as e: Hierarchy.from_table(tmp_path/'t.csv', ['a','b'])
     if message!='no rows': assert 't.csv' in str(e.value)
+
+@pytest.mark.parametrize('text', ['"kind, coarse";breed\ndog;poodle\n', 'sep=;\nkind, coarse;breed\ndog;poodle\n', '"sep=|"\r\nkind, coarse|breed\r\ndog|poodle\r\n', '"kind, coarse",breed\n\ndog,poodle\n', '"kind, coarse"\t"a;b"\ndog\tpoodle\n'])
+def test_separators_and_blank_lines_of_spreadsheets(tmp_path, text):
+    (tmp_path/'t.csv').write_bytes(text.encode())
+    t = read_table(tmp_path/'t.csv')
+    assert [*t.values()] == [['dog'],['poodle']] and [*t][0] == 'kind, coarse'
 
 def test_columns_of_unequal_length_and_of_one_name():
     with pytest.raises(HierarchyError, match="unequal length: 'a' has 3, 'b' has 2"): Hierarchy.from_table(dict(a=['x','y','z'], b=['p','q']), ['a','b'])

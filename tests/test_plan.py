@@ -7,7 +7,7 @@ from PIL import Image
 from granularity_nb.data.source import Source, Split, register
 from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
 from granularity_nb.study import plan as module
-from granularity_nb.study.plan import Plan, StudyError, check_device, checked, n_seen, plan_from_dict, preset, runs
+from granularity_nb.study.plan import Plan, StudyError, check_device, checked, fitting, n_seen, plan_from_dict, preset, runs
 from granularity_nb.training.recipe import Recipe
 
 PATHS = {'beagle': ['dog'], 'poodle': ['dog'], 'persian': ['cat'], 'tabby': ['cat']}
@@ -291,7 +291,36 @@ def test_validation_images_of_one_class_choose_nothing():
         warnings.simplefilter('error')
         assert runs(one)
     for more in (dict(lrs=dict(direct=[.1,.3])), dict(transfers=('probe',))):
-        with pytest.raises(StudyError, match="all images of split 'valid' of 'pets' are of the one target class 'dog'"): runs(replace(one, **more))
+        with pytest.warns(UserWarning, match="all images of split 'valid' of 'pets' are of the one target class 'dog', so that what is chosen there is chosen badly; give 'valid' images of a second class"): runs(replace(one, **more))
+
+
+def test_errors_of_what_was_learned_are_told():
+    with pytest.warns(UserWarning, match="errors on 'train' are those of images of 'pets' that were learned"): runs(replace(_set(**EVERY), splits=('train','test')))
+
+
+@pytest.mark.parametrize('spec,itself', [('random-splits:2','the target'), ('random-splits:kind','the target'), ('kmeans-within:2','the target'), ('random-splits:20',"'image'"), ('kmeans-within:20',"'image'"), ('kmeans-across:20',"'image'")])
+def test_a_control_that_is_no_other_is_refused(spec, itself):
+    plan = replace(_set(**EVERY), transfers=('probe',))
+    with pytest.raises(StudyError, match=f"{spec}.* {itself} itself, and no control; take (more|fewer) classes, or leave it out"): runs(replace(plan, maps=('leaf',spec)))
+    assert runs(replace(plan, maps=('leaf','random-splits:3','kmeans-across:2','kmeans-within:19')))
+
+
+@pytest.mark.parametrize('change', [dict(data_args=dict(seed=0)), dict(data_args=dict(seed=-1)), dict(data_args=dict(steps=[['subsample', dict(n=10, seed=3)]])), dict(to='digits', to_args=dict(seed=3), transfers=('probe',))])
+def test_a_seed_that_a_repetition_draws_itself_has_no_effect(change):
+    small,few = dict(n_train=60, n_valid=40, n_test=40, max_chars=5),[['subsample', dict(n=50)]]
+    plan = Plan(data_args=small, maps=('script',), transfers=('finetune',), seeds=(0,), redraw=True)
+    for right in (plan, replace(plan, redraw=False, data_args=dict(seed=3)), replace(plan, data_args=dict(seed=3, steps=few))):
+        assert not module._unused_seed(right), 'where steps draw, the seed of the data set stays'
+    with pytest.warns(UserWarning) as told: assert runs(replace(plan, **change | dict(data_args=small | change.get('data_args', {})))), 'a stored plan is gone on with'
+    assert f"a seed of {change.get('to', 'glyphs')!r} has no effect" in str(told[0].message)
+
+
+def test_maps_that_fit_no_more_are_left_out_and_told():
+    plan = replace(_set(paths=TREE, levels=dict(leaf=lambda h: h.level(0), breed=lambda h: h.level(0), kind=lambda h: h.level(1), all=lambda h: h.depth(0)), **EVERY), maps=('leaf','breed','kind','all','random-groups:leaf','random-splits:3','random-splits:99'))
+    with pytest.warns(UserWarning) as told: left = fitting(plan)
+    assert left.maps == ('leaf','kind','random-splits:3')
+    assert [str(o.message).split("'")[1] for o in told] == ['breed','all','random-groups:leaf','random-splits:99'] and "'leaf' and 'breed' are the same classes" in str(told[0].message)
+    assert runs(left) and fitting(replace(plan, maps=('all',))).maps == ('all',), 'what is left of nothing is refused later'
 
 
 # ---- and what is planned can be run
@@ -304,10 +333,12 @@ TREE = {k: ['animal', *v] for k,v in PATHS.items()}
     dict(maps=('leaf','image'), transfers=('readout','marginal')),
     dict(maps=('leaf',), transfers=('readout','finetune'), recipes={'a': dict(pretrain=dict(epochs=1, bs=8, objective='semantic'), direct=dict(epochs=2, bs=8), transfer=dict(epochs=1, bs=8, head='probe'))}),
     dict(maps=('random-splits:6',), transfers=('probe',), to='larger'),
+    dict(data='narrow', transfers=('probe','finetune'), lrs=dict(direct=[.1,.2], transfer=[.1,.2])),
 ])
 def test_what_is_planned_runs_to_its_end(change, tmp_path):
     from granularity_nb.study.run import collect, execute
     _set('larger', paths=TREE, shape=(12,12), **EVERY)
+    _set('narrow', paths=TREE, **EVERY | dict(valid=[0]))
     plan = replace(_set(paths=TREE, **EVERY), recipes={'a': dict(pretrain=dict(epochs=1, bs=8), transfer=dict(epochs=1, bs=8))})
     plan = replace(plan, **change)
     with warnings.catch_warnings():

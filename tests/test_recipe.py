@@ -1,6 +1,7 @@
 "A recipe's settings, its identity, and that every figure of the ready ones has a source."
 import json, subprocess, sys
 from dataclasses import asdict, fields, replace
+from fractions import Fraction
 import numpy as np, pytest
 from hypothesis import given, strategies as st
 from granularity_nb.study.plan import Plan, plan_from_dict, preset
@@ -56,6 +57,12 @@ def test_equal_settings_have_one_type_and_one_identity(given, plain):
 def test_settings_of_another_type_are_named(bad):
     with pytest.raises(TrainingError, match=f'^recipe: {next(iter(bad))} must be'): Recipe(**bad)
     with pytest.raises(TrainingError, match=f'^recipe: {next(iter(bad))} must be'): Recipe.from_dict(bad)
+
+
+@pytest.mark.parametrize('bad', [dict(epochs=10**400), dict(epochs=-10**5000), dict(bs=1e300), dict(lr=10**400), dict(wd=Fraction(10**400)), dict(accumulate=2**63), dict(compile=10**5000), dict(augment=10**5000)], ids=lambda o: next(iter(o)))
+def test_numbers_that_no_counter_holds_are_named(bad):
+    with pytest.raises(TrainingError, match=f'^recipe: {next(iter(bad))} must be .*, not one beyond .2.63$'): Recipe(**bad)
+    assert without_defaults(bad)[next(iter(bad))] == next(iter(bad.values())) and Recipe(bs=2**40).bs == 2**40
 
 
 def test_a_recipe_is_an_object():

@@ -103,6 +103,14 @@ def test_a_level_without_a_control_leaves_the_question_open():
     assert 'control' not in findings(table(direct=noise(.2, 0), species=noise(.3, 1)))[0]
 
 
+def test_controls_that_are_the_level_itself_support_no_claim():
+    t = with_controls(.2, .27)
+    t = t[t.label_map.isin(['direct','species'])]
+    t = pd.concat([t, t[t.label_map == 'species'].assign(label_map='random-splits:species')], ignore_index=True)
+    said, = findings(t)
+    assert 'their spread is unknown' in said and 'So it helps; whether by the meaning of its classes or by their number is not shown' in said and 'number of classes helps' not in said
+
+
 def test_controls_are_found_by_name_and_by_number():
     arms = {'direct': .3, 'leaf': .2, 'level__4': .25, 'random-groups-across__level:4'.replace('level:4', 'level__4'): .27, 'kmeans-within__200': .26, 'kmeans-across__300': .26, 'random-splits__leaf': .4}
     t = table(classes=dict(leaf=200, level__4=68) | {'kmeans-within__200': 199}, **{m: noise(e, i) for i,(m,e) in enumerate(arms.items())})
@@ -131,8 +139,61 @@ def test_without_validation_images_the_choice_is_said_to_flatter():
     for t in (chosen().query("split == 'test'"), chosen(b=[.1, None, .1, .1, .1])): # none; some missing
         said, = findings(t)
         assert 'best is b ' in said and said.endswith('Chosen on these images too, which flatters it.')
-    said, = findings(chosen().query("split == 'valid'"))
-    assert said.startswith('plain, valid, readout: best is a ') and said.endswith('Chosen on these images too (as are learning rates), which flatters it.')
+    t = chosen().query("split == 'valid'")
+    for lr,word in ((.1, ' (as are learning rates)'), (np.nan, '')):
+        said, = findings(t.assign(lr=lr))
+        assert said.startswith('plain, valid, readout: best is a ') and said.endswith(f'Chosen on these images too{word}, which flatters it.')
+    assert findings(t) == findings(t.assign(lr=np.nan)), 'no learning rate was chosen'
+
+
+def test_the_coarsest_of_those_that_tie_is_the_best_whatever_the_order_of_rows():
+    t = pd.concat([table(s, classes={'leaf': 8, 'depth 1': 4, 'depth 0': 2, 'b': 2}, direct=[.3, .2], leaf=[0., .1], depth_1=[.1, 0.], depth_0=[.05, .05], b=[.3, .3]) for s in ('test','valid')])
+    for k in range(6):
+        mixed = t.sample(frac=1, random_state=k).reset_index(drop=True)
+        said = findings(mixed)[0]
+        assert 'best on the validation images is depth 0 (2 classes; tied with depth 1, leaf, of which none has fewer classes) with 5.0 % error' in said
+        assert 'is b (2 classes; tied with depth 0, depth 1,' in findings(mixed.assign(error=0., n_classes=2))[0]
+    assert 'tied' not in findings(t[t.label_map.isin(['direct','leaf','b'])])[0]
+    t = table(direct=[.3, .2, .25], a=[.1, .2, None], b=[None, .1, .2], c=[.2, None, .1]) # no two have the same seeds
+    assert len({findings(t.sample(frac=1, random_state=k))[0].split(' (')[0] for k in range(6)}) == 1
+
+
+def test_of_controls_that_tie_one_is_named_whatever_the_order_of_rows():
+    t = table(direct=[.3, .2], species=[.2, .1], **{'random-groups__family': [.1, 0.], 'random-splits__9': [.1, 0.]})
+    assert all('But random-groups:family, a control' in findings(t.sample(frac=1, random_state=k))[0] for k in range(6))
+
+
+# ---- names that a table has not
+
+@pytest.mark.parametrize('make', [findings, paired, against_controls, *(lambda t, comparison, f=f: f(t, 'plain', 'test', comparison=comparison) for f in (paired_table, control_table, forest_plot))])
+def test_an_unknown_comparison_is_refused(make):
+    with pytest.raises(StudyError, match="comparison must be 'paired' or 'unpaired', not 'pairde'"): make(studies(), comparison='pairde')
+
+
+@pytest.mark.parametrize('make', [error_table, paired_table, control_table, forest_plot, lambda t, r, s: curve(t, r, s)])
+def test_a_recipe_or_split_that_is_not_there_is_refused(make):
+    t = chosen()
+    with pytest.raises(StudyError, match="^there is no recipe 'plan' in these results; there is: plain$"): make(t, 'plan', 'test')
+    with pytest.raises(StudyError, match="^there is no split 'tset' in these results; there is: test, valid$"): make(t, 'plain', 'tset')
+
+
+def test_other_names_that_are_not_there_are_refused():
+    t = chosen()
+    for make in (lambda m: paired(t, m), lambda m: paired_table(t, 'plain', 'test', m), lambda m: forest_plot(t, 'plain', 'test', m)):
+        with pytest.raises(StudyError, match="no label map 'dpeth 1' in these results; there is: direct, a, b"): make('dpeth 1')
+    with pytest.raises(StudyError, match="no transfer 'probe' in these results; there is: direct, readout"): paired(t, 'a', 'probe')
+    with pytest.raises(StudyError, match="no recipe 'plan'"): rates_table(t, 'plan')
+    for make in (lambda: summary(t, 'eror'), lambda: error_table(t, 'plain', 'test', 'eror')):
+        with pytest.raises(StudyError, match="no column 'eror'"): make()
+
+
+def test_the_number_that_explains_the_intervals_stands_in_the_table():
+    from granularity_nb.study.report import _sampling
+    t = chosen()
+    t = pd.concat([t.assign(recipe='shift', error=.5), t, t.assign(recipe='other', error=.9)])
+    direct = error_table(t, 'shift', 'test').direct[0].split()[0]
+    assert f"the {direct} % error of direct training (recipe 'shift', 100 images of 'test') may by itself stand for 40.4 to 59.6 %" in _sampling(t)
+    assert "error of a after readout (recipe 'plain'" in _sampling(chosen().query("label_map != 'direct'"))
 
 
 def test_validation_images_are_not_in_the_report_unless_asked_for():
@@ -166,6 +227,27 @@ def test_a_class_error_without_known_spread_has_no_interval():
     assert 'recognised worst' not in _as_markdown(_sections(t.drop(columns='worst_class_error'), 'x', ('a','b'), ['test'], 'paired'))
 
 
+    page = _as_markdown(_sections(t[t.label_map == 'a'], 'x', ('a','b'), ['test'], 'paired'))
+    assert "Mean of the classes' errors in %, mean ± 95 % interval over seeds:" in page
+    assert 'recognised worst in %, mean over seeds (no interval: their spread is not known):' in page and '| 50.0 |' in page
+
+
+def test_equal_errors_are_neither_lower_nor_higher():
+    said, = findings(table(direct=[.3], a=[.3]))
+    assert '0.0 points from direct training in the only seed' in said and 'higher' not in said
+    said, = findings(table(direct=[.3, .2], a=[.3, .2]))
+    assert 'difference to direct training 0.0 points over 2 seeds' in said
+
+
+def test_no_interval_is_wider_than_what_it_is_of():
+    t = table(direct=[.9, .5], **{f'm{i}': [.5+i/100, .95] for i in range(6)})
+    assert (paired(t).half > 1).all() and set(error_table(t, 'plain', 'test').readout) == {'', '72.5 ± >100', '73.0 ± >100', '73.5 ± >100', '74.0 ± >100', '74.5 ± >100', '75.0 ± >100'}
+    assert paired_table(t, 'plain', 'test').readout[0] == '2.5 ± >100 (p = 1)' and '+2.5 ± >100 points: no difference shown' in findings(t)[0]
+    assert (summary(t)[['low95','high95']] == [0, 1]).all().all() and summary(t, 'nll').high95.isna().all()
+    low,high = forest_plot(t, 'plain', 'test').axes[0].get_xlim()
+    assert -105 <= low < high <= 105
+
+
 def test_what_was_chosen_and_where_it_lies_in_its_grid():
     t = table(a=[.2, .3], b=[.2, .3])
     assert rates_table(t, 'plain') is None
@@ -173,6 +255,8 @@ def test_what_was_chosen_and_where_it_lies_in_its_grid():
     assert rates_table(t, 'plain').readout.tolist() == ['0.1, 0.3'], 'a table of an earlier version'
     t = t.assign(lr_place=['inside','highest',None,None], C=[np.nan, np.nan, 1e-5, .1], C_place=[None, None, 'lowest','inside'], C_converged=[None, None, True, False])
     assert rates_table(t, 'plain').readout.tolist() == ['0.1, 0.3 (highest)', '1e-05 (lowest), 0.1 (not converged)']
+    t = t[t.label_map == 'a'].assign(C=[1e-5, 1.], C_place=['lowest','inside'], C_converged=[True, False]) # fine-tuning that begins with a probe
+    assert rates_table(t, 'plain').readout.tolist() == ['0.1 with C 1e-05 (lowest), 0.3 (highest) with C 1 (not converged)']
 
 
 # ---- a study that is still running
@@ -304,6 +388,17 @@ def test_a_report_of_an_unfinished_study_touches_nothing_else(tmp_path):
         assert page.exists() and state() == before and not [o for o in d.iterdir() if o.name not in ('plan.json','runs','report')]
         f.unlink() # the next report has a result less
     with pytest.raises(StudyError, match='no results yet'): report(d)
+
+
+def test_what_a_killed_report_leaves_is_removed_by_the_next(tmp_path):
+    import subprocess, sys
+    from granularity_nb.study.report import report
+    d = folder_of(tmp_path/'s', chosen())
+    dies = "import os, sys\nfrom granularity_nb.files import whole_file\nwith whole_file(sys.argv[1]): os._exit(9)"
+    subprocess.run([sys.executable, '-c', dies, d/'report'/'curve.svg'])
+    assert [o.name[:5] for o in (d/'report').iterdir()] == ['.tmp-']
+    report(d)
+    assert not [o for o in (d/'report').iterdir() if o.name.startswith('.')]
 
 
 def test_names_in_the_files_of_a_report(tmp_path):

@@ -386,3 +386,44 @@ def test_what_a_step_is_asked_for_is_done_or_said():
 def test_noise_that_reaches_no_image_is_said():
     s = many([0]*10+[1]*10)
     with pytest.warns(SourceWarning, match='0.01 is not even one of 20 images'): assert (s.label_noise(.01).split('train').leaf == s.split('train').leaf).all()
+
+
+@pytest.mark.parametrize('n', [0, 3, 12_001])
+def test_many_files_are_asked_for_their_sizes_at_once(n, tmp_path, monkeypatch):
+    "By other threads than the caller's, and the digest is that of sizes and names in their order; few files are asked one by one."
+    import hashlib, threading
+    from granularity_nb.data import source as module
+    asked = set()
+    def size(path):
+        asked.add(threading.get_ident())
+        return 7*int(os.path.basename(path)[:5])
+    monkeypatch.setattr(module, '_bytes', size)
+    names = [f'{i:05}.png' for i in range(n)]
+    files = Files(tmp_path, ['a','b'], np.arange(n)%2, names)
+    assert files.digest == hashlib.sha256(b''.join(b'%c/%s\0%d\n' % (b'ab'[i%2], o.encode(), 7*i) for i,o in enumerate(names))).hexdigest()[:16]
+    assert (threading.get_ident() in asked) == (n == 3) and files.size.tolist() == [7*i for i in range(n)]
+
+def paths_of(kind, paths):
+    if kind == 'fastcore': return __import__('fastcore.foundation').foundation.L(paths)
+    return {'list': list, 'texts of numpy': lambda o: np.array([str(p) for p in o]), 'objects': lambda o: np.array(o, dtype=object), 'pandas': __import__('pandas').Series}[kind](paths)
+
+@pytest.mark.parametrize('kind', ['list','texts of numpy','objects','pandas','fastcore'])
+def test_paths_come_in_any_sequence(kind, tmp_path):
+    from PIL import Image
+    paths = [tmp_path/f'{i}.png' for i in range(2)]
+    for i,o in enumerate(paths): Image.fromarray(np.full((4,4,3), 9*i, np.uint8)).save(o)
+    split = Split(paths_of(kind, paths), [0, 1])
+    assert split.files.relative() == ['0.png','1.png'] and split.image(1)[0,0].tolist() == [9,9,9]
+
+def test_what_is_no_pixels_is_named_with_its_remedy(tmp_path):
+    from PIL import Image
+    import io, tarfile
+    from granularity_nb.data.stream import TarFiles
+    Image.new('RGB', (4,4)).save(tmp_path/'a.png')
+    with tarfile.open(tmp_path/'a.tar', 'w') as t: t.add(tmp_path/'a.png', 'a.png')
+    with pytest.raises(SourceError, match=r'^TarFiles has files to read, not pixels: wrap it in FileImages'): Split(TarFiles.find(tmp_path), [0])
+    for o in (str(tmp_path/'a.png'), np.array([['a.png']]), [b'a.png']):
+        with pytest.raises(SourceError, match='or a flat list of paths, not'): Split(o, [0])
+
+def test_channels():
+    assert [Split(np.zeros((2,3,3,*o), np.uint8), [0,0]).channels for o in ((), (1,), (3,))] == [1, 1, 3]

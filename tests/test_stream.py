@@ -256,7 +256,7 @@ def test_archives_have_an_identity(hundred, tmp_path):
     assert twice.again.tolist() == ['a.tar/007.jpg','a.tar/003.jpg'] and twice.image.tolist() == twice.again.tolist()
 
 def test_a_table_of_the_user_is_not_taken_for_a_list_of_bad_images(listed, tmp_path):
-    for text in ('path,label\na.jpg,cat\n', 'a,b,c,d\n', '\x00\xff'):
+    for text in ('path,label\na.jpg,cat\n', 'a,b,c,d\n', '\x00\xff', '3,1,4,1\n'):
         (tmp_path/'mine.csv').write_text(text)
         with pytest.raises(StoreError, match='mine.csv.*something else'): stream(listed, 16, bad=tmp_path/'mine.csv')
         assert (tmp_path/'mine.csv').read_text() == text

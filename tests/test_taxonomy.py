@@ -1,5 +1,5 @@
 "Taxonomies: every rank right on made-up trees in each format, round trips, CIFAR-100 against the usual table, and each fault by its message."
-import csv, json, os, subprocess, sys
+import csv, json, os, subprocess, sys, warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from granularity_nb.labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
@@ -143,14 +143,17 @@ def test_bad_files_of_species(tmp_path):
     for data,message in (b'', 'broken JSON.*download it again'), (b'{"categories": [', 'broken JSON'), (b'"caf\xe9"', 'not UTF-8.*JSON in UTF-8'), (b'3', "val.json: .*'categories' must be a list"), (b'{"a": 1}', "val.json: there are no 'categories'"):
         f.write_bytes(data)
         with pytest.raises(HierarchyError, match=message): inat21(f)
-    with pytest.raises(FileNotFoundError, match='none.json'): inat21(tmp_path/'none.json')
+    with pytest.raises(HierarchyError, match='none.json cannot be read .No such file'): inat21(tmp_path/'none.json')
 
 def test_bad_folders_of_species(tmp_path):
     with pytest.raises(HierarchyError, match='holds no folders; inat21 takes'): inat21(tmp_path)
     made(tmp_path/'val', directories(HOMONYMS))
     with pytest.raises(HierarchyError, match="'val' is not named like"): inat21(tmp_path)
     (tmp_path/'val'/directories(HOMONYMS)[1]/'a.jpg').rename(tmp_path/'val'/directories(HOMONYMS)[1]/'a.txt')
-    with pytest.raises(HierarchyError, match='val: folder with no images: 00001_Plantae.*; unpack'): inat21(tmp_path/'val')
+    with pytest.warns(HierarchyWarning, match='val: folder with no images: 00001_Plantae.*, left out'): t = inat21(tmp_path/'val') # as `Source.open` does
+    assert t.hierarchy.n_leaves==len(HOMONYMS)-1 and directories(HOMONYMS)[1] not in t.labels.leaves
+    for o in (tmp_path/'val').glob('*/a.jpg'): o.unlink()
+    with pytest.raises(HierarchyError, match='val: folder with no images: 00000_.*; unpack'): inat21(tmp_path/'val')
 
 
 # Tables and paths
@@ -249,6 +252,35 @@ def test_bad_folders(tmp_path):
     made(tmp_path, ['dog/poodle'], 'notes.txt')
     with pytest.warns(HierarchyWarning, match='folder with no images: .*dog.*, left out'): assert folders(tmp_path).leaves==('cat',)
     assert folders(tmp_path, types=['.jpg','.txt']).leaves==('cat','poodle')
+
+def test_files_that_are_not_read_are_said(tmp_path):
+    made(tmp_path, ['cat','dog'], 'a.jpg')
+    for o in ('cat/b.HEIC','cat/notes.txt','dog/c.heic','models.zip','net.pth'): (tmp_path/o).write_bytes(b'')
+    with pytest.warns(HierarchyWarning, match=r'2 files not read \(2 .heic\), such as cat/b.HEIC; images are known by their endings: .jpg') as said: assert folders(tmp_path).leaves==('cat','dog')
+    assert len(said)==1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert folders(tmp_path, types=['.heic']).leaves==('cat','dog')
+
+def test_a_last_folder_that_all_have_is_no_class(tmp_path):
+    made(tmp_path, ['pet/cat/images','pet/dog/images','wild/images'], 'a.jpg')
+    assert folders(tmp_path).leaves==('cat','dog','wild')
+    made(tmp_path, ['wild/wolf'], 'a.jpg')
+    assert len(folders(tmp_path, shared=False).leaves)==4
+
+@pytest.mark.parametrize('file', ['none.csv','none.parquet','.'])
+def test_a_table_that_cannot_be_read(tmp_path, file):
+    with pytest.raises(HierarchyError, match='cannot be read .*a table is'): table(tmp_path/file, ranks=['a'])
+
+def test_a_table_at_home_and_from_fine_to_coarse(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.setenv('USERPROFILE', str(tmp_path))
+    (tmp_path/'t.csv').write_text('kind,breed\ndog,poodle\ndog,beagle\ncat,tabby\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert table('~/t.csv', ranks=['kind','breed']).leaves==('beagle','poodle','tabby')
+    with pytest.warns(HierarchyWarning, match="'kind' is coarser than 'breed' before it .'poodle': 'dog'.: is the order from fine to coarse"): table('~/t.csv', ranks=['breed','kind'], shared=False)
+    with pytest.warns(HierarchyWarning, match='name 2 is coarser than name 1'): table(dict(p=['poodle/dog','beagle/dog','tabby/cat']), path='p', shared=False)
 
 def test_by_path_refuses_what_has_no_path():
     with pytest.raises(HierarchyError, match='needs a tree'): by_path(Hierarchy.from_edges([('poodle','dog'), ('poodle','pet')]))

@@ -168,6 +168,6 @@ def test_transfer():
     assert run.net.head is None # the pretrained network is as it was
     with pytest.raises(TheoryError): finetune(run, 'ones')
 
-@pytest.mark.parametrize('wrong', [dict(labels='medium'), dict(labels=Labels([0,1])), dict(seeds=()), dict(lr=0), dict(decay=-.1), dict(engine='sparse'), dict(batch=0)])
+@pytest.mark.parametrize('wrong', [dict(labels='medium'), dict(labels=Labels([0,1])), dict(seeds=()), dict(seeds=(0,0)), dict(seeds=(0,.5)), dict(lr=0), dict(decay=-.1), dict(engine='sparse'), dict(batch=0)])
 def test_pretrain_refuses(wrong):
     with pytest.raises(TheoryError): pretrain_net(SMALL, **wrong)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RowImage', 'RowLabel', 'LeafLabel', 'LabelBlock', 'GatherDL', 'RandomShift', 'CropFlip', 'ResizedCrop', 'ColorJitter',
-           'augmentation', 'datablock', 'class_weights', 'sample_weights', 'dataloaders', 'in_order', 'relabel']
+           'augmentation', 'leaf_codes', 'datablock', 'class_counts', 'class_weights', 'sample_weights', 'dataloaders',
+           'in_order', 'relabel']
 
 # %% ../../nbs/data/05_block.ipynb #425656da
 import copy, queue, random, threading
@@ -26,9 +27,15 @@ from ..labels.label_map import LabelMap
 from ..text import in_plot
 
 # %% ../../nbs/data/05_block.ipynb #b8349e84
+def _rows_first(o):
+    "A tensor `(C, H, W)` or `(H, W)` as an array; other pictures as they are."
+    if not isinstance(o, torch.Tensor): return o
+    if o.dtype != torch.uint8 or o.ndim not in (2,3): raise SourceError(f'a picture as a tensor must be uint8 (channels, height, width), not {str(o.dtype).removeprefix("torch.")} {tuple(o.shape)}: pass it before it is scaled')
+    return np.asarray(o.cpu() if o.ndim == 2 else o.cpu().permute(1, 2, 0))
+
 class RowImage(Transform):
     "Row number → image tensor `(C, H, W)`, uint8; `gather` fetches a whole batch. Pictures from elsewhere become alike."
-    input_types = int,np.integer,str,Path,bytes,Image.Image
+    input_types = int,np.integer,str,Path,bytes,Image.Image,np.ndarray,torch.Tensor
     def __init__(self,
                  splits,      # `Split`s; rows are counted through all of them in order
                  decode=None): # `Decode` for pictures from elsewhere; the images' size and kind, cropped, if None
@@ -40,7 +47,7 @@ class RowImage(Transform):
         if len(rows): return x[0]
         if not self.looking: raise SourceError(f'image {row} (counted through all splits) cannot be read')
         return _as_image(torch.zeros((1, *self._array(0).shape[1:]), dtype=torch.uint8))[0]
-    def encodes(self, o:str|Path|bytes|Image.Image)->TensorImage: return _as_image(torch.from_numpy(np.array(self.picture(o)))[None])[0]
+    def encodes(self, o:str|Path|bytes|Image.Image|np.ndarray|torch.Tensor)->TensorImage: return _as_image(torch.from_numpy(np.array(self.picture(_rows_first(o))))[None])[0]
 
     def _array(self, k): return self.splits[k].images
 
@@ -488,8 +495,11 @@ class _Cast(Transform):
     def decodes(self, x:TensorImage): return x.float()
 
 # %% ../../nbs/data/05_block.ipynb #0b1ce75c
-def _leaf_codes(source, label_map, splits):
-    "Code of every row in the leaves of `label_map`, and the splits that it covers."
+def leaf_codes(source:Source,      # images and leaf labels
+               label_map:LabelMap, # over the leaf labels, or over the ids of the first split's images
+               splits:list,        # names of the splits, whose rows are counted through
+              )->tuple:            # int `(n_rows,)`, and the splits that it covers: ids name one split's images alone
+    "Code of every row in the leaves of `label_map`."
     if label_map.leaves == source.hierarchy.leaves: return np.concatenate([source.split(s).leaf for s in splits]), splits
     if tuple(source.ids(splits[0])) == label_map.leaves: return np.arange(len(source.split(splits[0]))), splits[:1]
     raise SourceError(f"label map {label_map.name!r} is over {len(label_map.leaves)} leaves that are neither the "
@@ -531,7 +541,7 @@ def datablock(source:Source,         # images and leaf labels
               dtype=None,            # of the images in a batch, such as torch.bfloat16; float32 if None
              )->DataBlock:           # its items are row numbers, counted through both splits
     "A fastai `DataBlock` of `source` at `label_map`; normalised by the training split's statistics."
-    leaf,splits = _leaf_codes(source, label_map, [s for s in (train, valid) if s])
+    leaf,splits = leaf_codes(source, label_map, [s for s in (train, valid) if s])
     if images is None or len(images.splits) != len(splits): images = RowImage((source.split(s) for s in splits), getattr(source, 'decode', None))
     n = len(source.split(train))
     norm = _normalize(source.split(train))
@@ -541,8 +551,10 @@ def datablock(source:Source,         # images and leaf labels
                      batch_tfms=augmentation(augment)+([_Cast(dtype)] if dtype else []))
 
 # %% ../../nbs/data/05_block.ipynb #6ca54060
-def _class_counts(label_map, leaf):
-    "Images of each class, float64 `(n_classes,)`."
+def class_counts(label_map:LabelMap, # classes
+                 leaf,               # code of each image in `label_map.leaves`
+                )->np.ndarray:       # float64 `(n_classes,)`
+    "Images of each class; one that has several classes counts for each."
     per_leaf = np.bincount(np.asarray(leaf), minlength=len(label_map)).astype(float)
     m = label_map.membership
     return np.bincount(m.indices, weights=np.repeat(per_leaf, np.diff(m.indptr)), minlength=label_map.n_classes)
@@ -552,7 +564,7 @@ def class_weights(label_map:LabelMap,  # classes
                   power:float=1.,      # 1: classes count alike; 0: images do; ½: between
                  )->torch.Tensor:      # float32 `(n_classes,)`; 0 (single) or 1 (multi) for classes without images
     "`weight` for the cross-entropy (mean over images 1), or `pos_weight` (negatives/positives) for the BCE of a multi map."
-    n = _class_counts(label_map, leaf)
+    n = class_counts(label_map, leaf)
     if label_map.multi: return torch.from_numpy(np.where(n > 0, ((len(leaf)-n)/np.maximum(n, 1))**float(power), 1.)).float()
     w = np.where(n > 0, np.maximum(n, 1)**-float(power), 0)
     return torch.from_numpy(w*n.sum()/max(1e-12, (w*n).sum())).float()
@@ -563,7 +575,7 @@ def sample_weights(label_map:LabelMap, # classes
                    power:float=1.,     # 1: every class equally often; 0: every image; ½: between
                   )->np.ndarray:       # float64 `(n_images,)`
     "How often each image is drawn when classes are balanced; an image of several classes counts by its rarest."
-    w = np.maximum(_class_counts(label_map, leaf), 1)**-float(power)
+    w = np.maximum(class_counts(label_map, leaf), 1)**-float(power)
     m = label_map.membership
     return np.maximum.reduceat(w[m.indices], m.indptr[:-1])[np.asarray(leaf)]
 
@@ -647,7 +659,7 @@ def in_order(source:Source,      # images and leaf labels
              num_workers:int=0,  # processes that make batches; for images that are decoded when they are read
             )->GatherDL:         # batches of images, classes and row numbers
     "Every image of one split, in order, normalised by the training split's statistics; no other split is looked at."
-    device,(leaf,_) = default_device() if device is None else torch.device(device), _leaf_codes(source, label_map, [split])
+    device,(leaf,_) = default_device() if device is None else torch.device(device), leaf_codes(source, label_map, [split])
     if not len(leaf): raise SourceError(f"the split {split!r} of {source.name!r} has no images")
     tfms = [RowImage([source.split(split)], getattr(source, 'decode', None)), RowLabel(label_map, leaf), _RowNumber()]
     dl = GatherDL(Datasets(range(len(leaf)), tfms=tfms, do_setup=False, dl_type=GatherDL, n_inp=1), bs=bs, shuffle=False, num_workers=num_workers, after_batch=[IntToFloatTensor, _normalize(source.split('train'))])

@@ -16,7 +16,7 @@ from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_
 from .store import ImageError, pixels, store
 from ..labels.alignment import superclasses
 from ..labels.hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
-from ..labels.reading import cells, folder_splits, image_formats, image_types, is_missing, read_table, split_names, split_of, texts
+from ..labels.reading import cells, fine_to_coarse, folder_splits, image_formats, image_types, is_missing, read_table, split_names, split_of, texts, without_common
 from ..labels.taxonomy import by_path, cifar100, inat21
 from ..labels.wordnet import imagenet, lemmas
 
@@ -284,11 +284,6 @@ def _bare(root, files, classes, of, said):
     if bare is not None: raise _layout('folder', root, f'images lie directly in {os.path.join(root, bare)}, so they have no class{how}', _folder_layout)
 
 # %% ../../nbs/data/04_images.ipynb #c86fe594
-def _only(files, used):
-    "The files in some of the folders."
-    some = used[files.folder]
-    return Files(files.root, [o for o,k in zip(files.folders, used) if k], (np.cumsum(used)-1)[files.folder[some]], files.name[some], files.size[some])
-
 def _names_of(what, names):
     "Refuse what are no names."
     names = list(names)
@@ -342,7 +337,8 @@ def folder_source(
     said = splits or {k: o.partition('/')[0] for o,k in zip(files.folders, of)}
     _bare(root, files, classes, of, said)
     used = np.array([o is not None for o in of])
-    if not used.all(): files,of,classes = _only(files, used),[o for o in of if o is not None],[o for o,k in zip(classes, of) if k is not None]
+    if not used.all(): files,of,classes = files.within(used),[o for o in of if o is not None],[o for o,k in zip(classes, of) if k is not None]
+    if not isinstance(group, int) and group not in names and len(classes[0]) != len(names): classes = without_common(classes)
     classes,at = _without(classes, names, group)
     kept = [o for o in names if o != group]
     if names: _of_ranks(classes, kept)
@@ -388,9 +384,8 @@ def _row_paths(table, columns, label, sep):
 
 def _coarse_first(table, columns, label):
     "Warn of names from fine to coarse: one that follows from the one before it, and is coarser, divides nothing."
-    for k,(a,b) in enumerate(zip(columns, columns[1:])):
-        n = len(set(a))
-        if not 1 < len(set(b)) < n == len(set(zip(a, b))): continue
+    for k in fine_to_coarse(columns):
+        a,b,n = columns[k],columns[k+1],len(set(columns[k]))
         first,then = (f'name {k+1}', f'name {k+2}') if isinstance(label, str) else map(repr, label[k:k+2])
         warnings.warn(f"{table}: {then} is coarser than {first} before it, each of whose {n} names has one of it ({a[0]!r}: {b[0]!r}): is the order from fine to coarse? The coarsest comes first, "
                       +('as in animal/dog/poodle' if isinstance(label, str) else 'in label=[…]'), SourceWarning, stacklevel=4)

@@ -12,10 +12,10 @@ import numpy as np
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from fastcore.basics import IN_NOTEBOOK, num_cpus, patch
-from ..files import cache_folder, locked, remove_unfinished, write_whole
+from ..files import by_threads, cache_folder, locked, remove_unfinished, write_whole
 from ..labels.reading import image_formats
 
 # %% ../../nbs/data/03_store.ipynb #e81d2456
@@ -301,13 +301,14 @@ class _Files:
     def _look(self):
         "Sizes, modification and status times; −1 for the size of files that are not there."
         plain = not self.root or f'\0{os.sep}' in '\0'+'\0'.join(self.names) # some are absolute
-        try: return self._look_at(map(self.path, range(len(self.names))) if plain else map((self.root+os.sep).__add__, self.names))
-        except (OSError, ValueError): pass # a file is not there, or a name is impossible
-        rows = []
-        for i in range(len(self.names)):
-            try: rows.append(np.array(self._look_at([self.path(i)]))[:,0])
-            except (OSError, ValueError): rows.append(np.array([-1, 0, 0]))
-        return tuple(np.array(rows).T)
+        full = partial(os.path.join, self.root) if plain else (self.root+os.sep).__add__
+        def look(some):
+            try: return self._look_at(map(full, self.names[some]))
+            except (OSError, ValueError): return np.array([one(full(o)) for o in self.names[some]]).T # a file is not there, or a name is impossible
+        def one(path):
+            try: return np.array(self._look_at([path]))[:,0]
+            except (OSError, ValueError): return [-1, 0, 0]
+        return tuple(map(np.concatenate, zip(*by_threads(look, len(self.names)))))
 
     @staticmethod
     def _look_at(paths): # no more than needed for each of 100,000 files

@@ -12,10 +12,10 @@ from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from fastcore.basics import patch
-from .source import Source, SourceWarning, Split, parquet_column, unread_ending
-from .store import Decode, ImageError, StoreError, check_size, csv_lines, open_regular, read_at, read_regular
+from .source import Source, SourceWarning, Split, parquet_column
+from .store import Decode, ImageError, StoreError, check_size, csv_lines, open_regular, read_at, read_regular, reasons
 from ..files import whole_file
-from ..labels.reading import image_types
+from ..labels.reading import image_types, unread_ending
 
 # %% ../../nbs/data/06_stream.ipynb #5f395bbd
 def _may_list(path):
@@ -23,7 +23,7 @@ def _may_list(path):
     if not os.path.isfile(path): return not os.path.isdir(path)
     import csv
     with open(path, newline='', encoding='utf-8', errors='replace') as f: first = next(csv.reader(f), None)
-    return first is None or len(first) == 4 and first[0].isdecimal()
+    return first is None or len(first) == 4 and first[0].isdecimal() and first[2] in reasons
 
 class FileImages:
     "Image files as a uint8 array `(n, height, width, 3)` that is decoded when it is indexed."

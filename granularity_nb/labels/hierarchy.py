@@ -14,7 +14,7 @@ import numpy as np
 from ..files import write_whole
 from .label_map import (LabelMap, HierarchyError, HierarchyWarning, patch_to, _Immutable, _check_format, _csr, _digest,
                                              _expand, _frozen, _ints, _leaf_codes, _lookup, _names, _similar, _strings, _unique_pairs)
-from .reading import column, folder_splits, image_folders, image_types, read_json, read_table
+from .reading import column, folder_splits, image_folders, image_types, read_json, read_table, without_common
 from ..text import in_plot
 
 # %% ../../nbs/labels/01_hierarchy.ipynb #0f22d175
@@ -469,7 +469,7 @@ def from_folders(cls,
     if not Path(path).is_dir(): raise HierarchyError(f"{path} is not a folder")
     types = (types,) if isinstance(types, str) else types
     found = image_folders(path, {'.'+o.lower().lstrip('.') for o in types})
-    try: found = sorted({c for k,c in zip(*folder_splits(found, splits)) if k is not None})
+    try: found = sorted(without_common({c for k,c in zip(*folder_splits(found, splits)) if k is not None}))
     except HierarchyError as e: raise HierarchyError(f"{path}: {e}") from None
     if () in found and root is None: raise HierarchyError(f"{path} itself holds images: name their class with root='…'")
     if () not in found: return cls.from_paths(found, shared=shared, root=root)

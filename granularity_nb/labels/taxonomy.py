@@ -6,13 +6,13 @@
 __all__ = ['table', 'folders', 'by_path', 'Taxonomy', 'supercategory', 'inat21', 'cifar100']
 
 # %% ../../nbs/labels/03_taxonomy.ipynb #9c32ff4a
-import csv, os
+import csv, os, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-from .hierarchy import Hierarchy, HierarchyError, LabelMap
-from .reading import cells, image_types, is_missing, read_json, read_table, read_text, texts
+from .hierarchy import Hierarchy, HierarchyError, HierarchyWarning, LabelMap
+from .reading import cells, fine_to_coarse, image_types, is_missing, read_json, read_table, read_text, texts
 
 # %% ../../nbs/labels/03_taxonomy.ipynb #acd86448
 def _some(xs, n=5): return ', '.join(map(str, xs[:n]))+(f' … ({len(xs)} in all)' if len(xs)>n else '')
@@ -88,6 +88,10 @@ def table(source,       # pandas DataFrame, {column: cells}, or a .csv or .parqu
         _complete(cols, row, 'fill it, leave the rows out, or give whole paths in one column: those may differ in depth')
         paths = list(zip(*cols.values())) if path is None else _split_paths(last, sep, row)
         _distinct(paths, row)
+        same = len(set(map(len, paths)))==1
+        for k in fine_to_coarse(list(zip(*paths)) if same else []):
+            a,b = (repr(names[k]), repr(names[k+1])) if path is None else (f'name {k+1}', f'name {k+2}')
+            warnings.warn(f"{b} is coarser than {a} before it ({paths[0][k]!r}: {paths[0][k+1]!r}): is the order from fine to coarse? It goes from the root down", HierarchyWarning, stacklevel=2)
         return Hierarchy.from_table(cols, ranks=names, root=root, shared=shared) if path is None else Hierarchy.from_paths(paths, root=root, shared=shared)
 
 # %% ../../nbs/labels/03_taxonomy.ipynb #05e81096
@@ -190,13 +194,15 @@ def _has_image(path):
     with os.scandir(path) as files: return any(os.path.splitext(o.name)[1].lower() in image_types and not o.name.startswith('.') for o in files)
 
 def _species_folders(path):
-    "The names of the folders in `path`, each of which must hold an image."
+    "The names of the folders in `path` that hold an image; others are left out, with a warning."
     with os.scandir(path) as found: names = sorted(o.name for o in found if o.is_dir() and not o.name.startswith('.'))
     if not names: raise HierarchyError(f"{path} holds no folders; inat21 takes the one that holds folders like {_layout!r}")
     for o in names: _split_directory(o)
     bare = [o for o in names if not _has_image(os.path.join(path, o))]
-    if bare: raise HierarchyError(f"{path}: folder with no images: {_some(bare, 3)}; unpack the archive again, or remove the folder")
-    return names
+    text = f"{path}: folder with no images: {_some(bare, 3)}"
+    if len(bare)==len(names): raise HierarchyError(f"{text}; unpack the archive again")
+    if bare: warnings.warn(f"{text}, left out", HierarchyWarning, stacklevel=3)
+    return [o for o in names if o not in bare]
 
 # %% ../../nbs/labels/03_taxonomy.ipynb #85a66b7f
 _fields = 'kingdom','phylum','class','order','family','genus','specific_epithet'
@@ -237,6 +243,7 @@ def inat21(source # directory names; the folder that holds the directories; the 
         if version[:4]!='2021': raise HierarchyError(f"version {version!r} of INaturalist has no ranks in its directories; inat21 needs '2021_train', '2021_train_mini' or '2021_valid'")
         return _from_directories(source.all_categories)
     if isinstance(source, (str, os.PathLike)):
+        source = os.path.expanduser(source)
         with _naming(source): return _from_directories(_species_folders(source)) if Path(source).is_dir() else _from_categories(_read_json(source))
     if isinstance(source, dict): return _from_categories(source)
     try: source = list(source)
@@ -269,6 +276,7 @@ vehicles_2 lawn_mower rocket streetcar tank tractor'''
 # %% ../../nbs/labels/03_taxonomy.ipynb #2fbf4c84
 def _names_in(file):
     "Class names from a text file; a pickle is refused unopened."
+    file = os.path.expanduser(file)
     if not Path(file).is_file(): raise HierarchyError(f"{file} is not a file; give fine_label_names.txt, the data set itself, or a list of its class names")
     with open(file, 'rb') as f:
         if f.read(1)==b'\x80': raise HierarchyError(f"{file} is a pickle, which can run any code and is never opened; give the data set itself, or a list of its class names")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 'Plan', 'plan_from_dict', 'checked', 'Run',
-           'open_source', 'open_target', 'check_device', 'runs', 'preset']
+           'open_source', 'open_target', 'check_device', 'runs', 'fitting', 'preset']
 
 # %% ../../nbs/study/01_plan.ipynb #810b2482
 import difflib, hashlib, json, math, os, warnings
@@ -12,7 +12,7 @@ import numpy as np
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
-from ..data.source import Source, identity_args, source_arguments
+from ..data.source import Source, SourceError, identity_args, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
 from ..training.probe import C_grid
@@ -290,9 +290,19 @@ def open_target(plan:Plan, seed:int, # of the repetition
     if plan.to is None: return open_source(plan, seed)
     return Source.open(plan.to, **(_redrawn(plan.to, plan.to_args, seed) if plan.redraw else plan.to_args))
 
+def _unused_seed(plan):
+    "Why a seed among the arguments has no effect: a plan that redraws gives each repetition its own; '' if there is none."
+    for data,args in ((plan.data, plan.data_args), *([(plan.to, plan.to_args)] if plan.to else [])) if plan.redraw else ():
+        drawn = _redrawn(data, args, object())
+        steps = zip(args['steps'], drawn['steps']) if isinstance(args.get('steps'), list) else ()
+        if 'seed' in args and args['seed'] != drawn['seed'] or any(o != new and 'seed' in o[1] for o,new in steps): return f"a seed of {data!r} has no effect, since each repetition draws images of its own (--seeds, the plan's seeds); leave it out"
+    return ''
+
 def _redrawn(data, args, seed):
     "Arguments with the seed of a repetition: of the data set, if it has no steps, or of its steps."
-    if 'steps' in args: return args | dict(steps=[[o[0], o[1] | dict(seed=seed)] if isinstance(o, list) and len(o) == 2 and isinstance(o[1], dict) else o for o in args['steps'] or ()])
+    steps = args.get('steps') or []
+    if not isinstance(steps, list): return args # refused when the data set is opened
+    if 'steps' in args: return args | dict(steps=[[o[0], o[1] | dict(seed=seed)] if isinstance(o, list) and len(o) == 2 and isinstance(o[1], dict) else o for o in steps])
     return args | (dict(seed=seed) if 'seed' in source_arguments(data) else {})
 
 def _data_digest(source):
@@ -332,18 +342,21 @@ def _silent():
         warnings.simplefilter('ignore')
         yield
 
+def _tried(create, backbone, shape, device):
+    "Build a backbone on a device and show it an image of zeros, if the shape is known."
+    import torch
+    with _silent(), torch.device(device), torch.no_grad():
+        net = create(backbone, shape[2] if shape else 3).eval()
+        if shape: net(torch.zeros(1, shape[2], *shape[:2]))
+
 @lru_cache(maxsize=64)
 def _refused(backbone, shape):
-    "Why a backbone cannot be built, or cannot take images of a shape (height, width, channels), in a line; '' if it can. Its weights get no memory."
+    "Why a backbone cannot be built, or cannot take images of a shape (height, width, channels), in a line; '' if it can. Its weights get no memory, but where that fails."
     if backbone == 'small': return ''
-    with _silent():
-        import torch
-        from granularity_nb.training.backbone import BackboneError, create_backbone
+    with _silent(): from granularity_nb.training.backbone import BackboneError, create_backbone
     try:
-        with _silent(), torch.device('meta'), torch.no_grad():
-            net = create_backbone(backbone, shape[2] if shape else 3).eval()
-            if shape: net(torch.zeros(1, shape[2], *shape[:2]))
-    except NotImplementedError: return '' # a layer that needs values: training will tell
+        try: _tried(create_backbone, backbone, shape, 'meta')
+        except Exception: _tried(create_backbone, backbone, shape, 'cpu') # some networks need values to be built
     except BackboneError as e: return str(e)
     except Exception as e: return f"backbone {backbone!r} cannot "+(f"take images of {shape[0]}×{shape[1]} pixels and {shape[2]} channel{'s'*(shape[2] != 1)}" if shape else 'be built')+f" ({(str(e) or type(e).__name__).splitlines()[0]})"
     return ''
@@ -453,25 +466,54 @@ def _check_splits(plan, source, to):
     need = {'train': 'nothing can be trained without it'} | dict.fromkeys(_chosen_on(plan), tuned)
     need |= {s: need.get(s, '') for s in plan.splits}
     for o,s,why in [(source, 'train', need['train']), *((to, s, why) for s,why in need.items())]:
-        why = f'; {why}' if why else ''
+        if s in o.splits and len(o.split(s)): continue
+        more = '' if s == 'train' else _more(plan, to, s)
+        why = (f'; {why}' if why else '')+(f'; draw images for it ({more})' if more else '')
         if s not in o.splits: raise StudyError(f"{o.name!r} has no split {s!r}; it has: {', '.join(o.splits)}{why}")
-        if not len(o.split(s)): raise StudyError(f"split {s!r} of {o.name!r} holds no images{why}")
+        raise StudyError(f"split {s!r} of {o.name!r} holds no images{why}")
 
 def _told(names, n=3): return ', '.join(map(repr, names[:n]))+(' …' if len(names) > n else '')
 
-def _check_target(plan, to):
-    "Refuse a target that has nothing to tell apart, where it is learned or where it is measured; an error of 0 % would mean nothing."
+def _check_learned(plan, to):
+    "Refuse a target that has nothing to tell apart among the training images; else which of its classes they have."
     t,name = to.target,to.name
     if t.multi: raise StudyError(f"the target of {name!r} gives a leaf several classes, and an error needs one; choose another (target=…)")
     if 'marginal' in plan.transfers and _bare_class(t) is not None: raise StudyError(f"the target of {name!r} has a class without a leaf, {t.vocab[_bare_class(t)]!r}, for which 'marginal' finds no class to sum; leave the class or that transfer out")
     seen = _seen(to, t)
     finer = [k for k,m in to.levels.items() if not m.multi and _seen(to, m).sum() > 1]
     if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --{'to-' if plan.to else ''}set target={finer[0]!r} (there are: {', '.join(finer)})" if finer and 'target' in source_arguments(plan.to or plan.data) else "; give the data set a second class"))
+    return seen
+
+def _measurable(to):
+    "Splits other than 'train' whose images are of several target classes."
+    return [s for s in to.splits if s != 'train' and _seen(to, to.target, s).sum() > 1]
+
+def _more(plan, to, split):
+    "Setting that draws a split of several classes, ready to be typed, or ''; tried on the labels alone."
+    name = plan.to or plan.data
+    listed = _listed(name, (plan.to_args if plan.to else plan.data_args) | to.args)
+    for k,values in ((split, (.1,.2,.3,.5)), ('n_'+split, (10,100,1000))):
+        for o in values if k in source_arguments(name) else ():
+            try:
+                with _silent(): other = Source.open(name, **listed | {k: o})
+            except SourceError: continue
+            if split in _measurable(other) and _seen(other, other.target).sum() > 1: return f"--{'to-' if plan.to else ''}set {k}={o}"
+    return ''
+
+def _check_target(plan, to):
+    "Refuse a target that has nothing to tell apart, where it is learned or where it is measured; an error of 0 % would mean nothing."
+    t,name,seen = to.target,to.name,_check_learned(plan, to)
     for s in dict.fromkeys((*plan.splits, *_chosen_on(plan))):
         there = _seen(to, t, s)
         new = [t.vocab[i] for i in np.flatnonzero(there & ~seen)]
         if not (there & seen).any(): raise StudyError(f"no training image of {name!r} has a target class of split {s!r} ({_told(new)}): are they labelled alike, is {s!r} a split?")
-        if there.sum() < 2: raise StudyError(f"all images of split {s!r} of {name!r} are of the one target class {t.vocab[int(there.argmax())]!r}, so that an error there means nothing; measure on another split (--splits), or choose another target")
+        if there.sum() < 2:
+            one = f"all images of split {s!r} of {name!r} are of the one target class {t.vocab[int(there.argmax())]!r}, so that "
+            more,others = _more(plan, to, s),_measurable(to)
+            ways = [*([f'draw more images for it ({more})'] if more else []), *([f'measure on another split (--splits {others[0]})'] if others and s in plan.splits else [])]
+            ways = ', or '.join(ways) or f'give {s!r} images of a second class'
+            if s in plan.splits: raise StudyError(f"{one}an error there means nothing; {ways}")
+            warnings.warn(f"{one}what is chosen there is chosen badly; {ways}")
         if new: warnings.warn(f"{len(new)} of {there.sum()} target classes in split {s!r} of {name!r} have no training image ({_told(new)}): each image of them counts as an error")
 
 def _groups(m, seen):
@@ -483,12 +525,17 @@ def _groups(m, seen):
     return frozenset(o.tobytes() for o in np.split(leaf[order], np.flatnonzero(np.diff(cls[order]))+1))
 
 def _check_twice(plan, source):
-    "Refuse one label map under two names, and tell of two that differ only where there is no training image."
+    "Refuse one label map under two names, and a control that is no other than the target or 'image'; tell of two that differ only where there is no training image."
+    n_target,n_train = n_seen(source, source.target),len(source.split('train'))
     cuts = {o: label_map(source, o) for o in plan.maps if _kind(source, o)[0] in (None,'level','depth')}
     drawn = {}
     for spec in plan.maps:
         kind,arg = _kind(source, spec)
-        other = drawn.setdefault((kind, _amount(source, arg)), spec) if kind == 'random-splits' or kind in _clustered else spec
+        if kind != 'random-splits' and kind not in _clustered: continue
+        n = _amount(source, arg)
+        if n == n_target and kind != 'kmeans-across': raise StudyError(f"plan: label map {spec!r}: {n} classes inside the {n} target classes of {source.name!r} are the target itself, and no control; take more classes, or leave it out")
+        if n == n_train: raise StudyError(f"plan: label map {spec!r}: {n} classes of {n} images are 'image' itself, and no control; take fewer classes, or leave it out")
+        other = drawn.setdefault((kind, n), spec)
         if other != spec: raise StudyError(f"plan: label maps {other!r} and {spec!r} are the same number of classes of {source.name!r} under two names; leave one out")
     all_,seen = np.ones(source.hierarchy.n_leaves, bool),_seen(source, LabelMap.identity(source.hierarchy.leaves))
     for where,told in ((all_, None), (seen, warnings.warn)):
@@ -501,10 +548,11 @@ def _check_twice(plan, source):
 
 def _check_measured(plan, to):
     "Tell when what is chosen is also judged by the same images."
+    if 'train' in plan.splits: warnings.warn(f"errors on 'train' are those of images of {to.name!r} that were learned, and say little about others: judge by the other splits")
     if 'valid' not in plan.splits: return
-    others = [o for o in to.splits if o not in ('train','valid')]
+    others = [o for o in _measurable(to) if o != 'valid']
     chosen = 'learning rates and the best label map are' if plan.lrs else 'the best label map is'
-    if plan.splits == ('valid',): warnings.warn(f"errors of {to.name!r} are measured on 'valid' alone, where {chosen} chosen, too: the best will look better than it is; "+(f"measure on {others[0]!r} (--splits {others[0]})" if others else "give the data set a split 'test'"))
+    if plan.splits == ('valid',): warnings.warn(f"errors of {to.name!r} are measured on 'valid' alone, where {chosen} chosen, too: the best will look better than it is; "+(f"measure on {others[0]!r} (--splits {others[0]})" if others else f"draw a 'test' of several classes and measure there ({more} --splits test)" if (more := _more(plan, to, 'test')) else "give the data set a split 'test'"))
     elif plan.lrs: warnings.warn("learning rates are chosen on 'valid', so that errors measured there come out too low: judge by the other splits")
 
 def _shape(split, data, args):
@@ -523,7 +571,7 @@ def _check_images(plan, source, to):
     arms = [(n, k, Recipe.from_dict(r).backbone) for n,rs in plan.recipes.items() for k,r in rs.items() if k != 'transfer']
     if not plan.to and {b for *_,b in arms} == {'small'}: return # it takes all, and nothing need be drawn here
     a,b = _shape(source.split('train'), plan.data, plan.data_args),_shape(to.split('train'), plan.to or plan.data, plan.to_args if plan.to else plan.data_args)
-    if a[2] != b[2]: raise StudyError(f"images of {source.name!r} have {a[2]} channel{'s'*(a[2] != 1)}, those of {to.name!r} {b[2]}: open both in the same mode")
+    if a[2] != b[2]: raise StudyError(f"images of {source.name!r} have {a[2]} channel{'s'*(a[2] != 1)}, those of {to.name!r} {b[2]}, and one network cannot take both: choose two data sets whose images have as many")
     for name,arm,backbone in arms:
         for shape,o in ((b, to),) if arm == 'direct' else ((a, source), (b, to)):
             why = _refused(backbone, shape)
@@ -536,6 +584,7 @@ def runs(plan:Plan # checked first
     "Every run of the grid; opens the source once for each seed that needs it, and refuses what could not be run or would mean nothing."
     checked(plan)
     if 'transfer' in plan.lrs and not set(trained_transfers) & set(plan.transfers): raise StudyError(f"plan: lrs has rates for 'transfer', but {' and '.join(plan.transfers)} have none; leave them out, or add 'finetune'")
+    if _unused_seed(plan): warnings.warn(_unused_seed(plan))
     _check_names(plan)
     if (bare := _without_pixels(plan)) != plan: # labels are enough to refuse most things: hours before the last image is decoded
         with warnings.catch_warnings():
@@ -550,6 +599,21 @@ def runs(plan:Plan # checked first
         known = {k: o for k,o in known.items() if k[1] is None} # the next seed draws others
     return res
 
+def fitting(plan:Plan # such as a preset, whose data are others now
+           )->Plan:   # without the label maps that could not be run on them, or are the same as an earlier one
+    "Leave out the label maps that these data have no use for, and say so."
+    (bare,keep),why = (_without_pixels(plan),()),[]
+    with _silent():
+        source,_ = _sources(bare, plan.seeds[0])
+        for spec in plan.maps:
+            try:
+                _check_twice(replace(bare, maps=(*keep, spec)), source)
+                for r in plan.recipes: _cut_for(bare, source, r, spec, plan.seeds[0])
+                keep += (spec,)
+            except StudyError as e: why.append(f"{spec!r} is left out of the preset's label maps ({str(e).removeprefix('plan: ').partition('; ')[0]})")
+    for o in why if keep else (): warnings.warn(o)
+    return replace(plan, maps=keep or plan.maps)
+
 def _planned(plan, seed, source, to, known):
     "The runs of a repetition; `known` keeps what they share."
     content = _once(known, 'content', None, lambda: _content(source, to))
@@ -563,8 +627,9 @@ def _once(known, what, seed, f):
 
 def _without_pixels(plan):
     "The same plan with images that are only listed, where that can be asked for."
-    def listed(data, args): return args | dict(size=None) if source_arguments(data).get('size', None) is not None or args.get('size') is not None else args
-    return replace(plan, data_args=listed(plan.data, plan.data_args), **(dict(to_args=listed(plan.to, plan.to_args)) if plan.to else {}))
+    return replace(plan, data_args=_listed(plan.data, plan.data_args), **(dict(to_args=_listed(plan.to, plan.to_args)) if plan.to else {}))
+
+def _listed(data, args): return args | dict(size=None) if source_arguments(data).get('size', None) is not None or args.get('size') is not None else args
 
 def _sources(plan, seed):
     "What to pretrain on, and what to transfer to (the same, or another)."
@@ -633,8 +698,9 @@ def _any_data(data, name, args):
     takes = source_arguments(data)
     source = Source.open(data, **args | (dict(size=None) if 'size' in takes else {})) # labels are enough, nothing is decoded
     has = [k for k,s in source.splits.items() if len(s)]
-    plan = Plan(data=data, data_args=args, splits=('test' if 'test' in has else 'valid',), transfers=('readout',*(['probe'] if 'valid' in has else []),'finetune'))
-    _check_splits(plan, source, source), _check_target(plan, source)
+    can = [o for o in ('test','valid') if o in _measurable(source)] or ['test' if 'test' in has else 'valid'] # what else could not be measured is refused later: other splits may be asked for
+    plan = Plan(data=data, data_args=args, splits=can[:1], transfers=('readout',*(['probe'] if 'valid' in has else []),'finetune'))
+    _check_splits(replace(plan, splits=('train',), transfers=('finetune',)), source, source), _check_learned(plan, source)
     levels = {_groups(m, np.ones(len(m), bool)): k for k,m in [*source.levels.items()][::-1] if _seen(source, m).sum() > 1} # of equal ones the first
     levels = [*levels.values()][::-1]
     if name == 'quick': levels = [levels[i] for i in sorted({round(k*(len(levels)-1)/3) for k in range(4)})]

@@ -10,30 +10,46 @@ __all__ = ['summary', 'paired', 'curve', 'figure', 'against_controls', 'findings
 import base64, html, io, json, re
 from pathlib import Path
 import numpy as np
-from ..files import whole_file, write_whole
+from ..files import remove_unfinished, whole_file, write_whole
 from .plan import StudyError
-from .run import _read_json, _run_dir, _stored, collect, load_plan
+from .run import collect, finished, load_plan, stored_provenance
 from ..text import in_csv, in_markdown, in_plot, one_line
 from ..training.compare import mean_interval, pairing, simultaneous, standard_error, welch, wilson_interval
 
 # %% ../../nbs/study/03_report.ipynb #b685f300
 _keys = ['recipe','split','label_map','transfer']
 
+def _known(what, name, there):
+    "Refuse a name that a table has not: an empty table would look like a result."
+    if name not in set(there): raise StudyError(f"there is no {what} {name!r} in these results; there is: {', '.join(map(str, dict.fromkeys(there)))}")
+
+def _part(results, recipe, split):
+    "The rows of a recipe and a split."
+    _known('recipe', recipe, results.recipe)
+    own = results[results.recipe == recipe]
+    _known('split', split, own.split)
+    return own[own.split == split]
+
 def summary(results, # a study's table, see `collect`
             metric:str='error', # the column: 'error', 'balanced_error', 'worst_class_error', …
            ):       # DataFrame: one row for each recipe × split × map × transfer
     "Mean error, 95 % half-width over seeds (NaN where their spread is not known), 95 % interval (`low95`, `high95`), standard deviation and range over seeds, and their number."
     import pandas as pd
+    _known('column', metric, results)
     rows = []
     for k,g in results.groupby(_keys, sort=False):
         x,n = g[metric],int(g.n.min())
         m,h = mean_interval(x)
         low,high = (m-h, m+h) if h == h or metric != 'error' else wilson_interval(m, n)
-        rows.append(dict(zip(_keys, k)) | dict(n_classes=g.n_classes.mean(), error=m, half=h, low95=np.fmax(0, low) if low == low else low, high95=high, sd=standard_error(x)[1]*len(g)**.5, low=x.min(), high=x.max(), seeds=len(g), images=n))
+        top = 1 if metric.endswith('error') else np.inf
+        rows.append(dict(zip(_keys, k)) | dict(n_classes=g.n_classes.mean(), error=m, half=h, low95=np.clip(low, 0, top), high95=np.clip(high, 0, top), sd=standard_error(x)[1]*len(g)**.5, low=x.min(), high=x.max(), seeds=len(g), images=n))
     return pd.DataFrame(rows, columns=[*_keys, 'n_classes','error','half','low95','high95','sd','low','high','seeds','images'])
 
 # %% ../../nbs/study/03_report.ipynb #fa3dade4
 def _arm(g, label_map, transfer): return g[(g.label_map == label_map) & (g.transfer == transfer)].set_index('seed').error
+
+def _check_comparison(o):
+    if o not in ('paired','unpaired'): raise StudyError(f"comparison must be 'paired' or 'unpaired', not {o!r}")
 
 def _difference(a, b, comparison):
     "Of two arms, errors by seed: a − b."
@@ -56,6 +72,9 @@ def paired(results,            # a study's table
           ):                   # DataFrame: one row for each arm that can be compared with the reference
     "Differences in error to a reference; negative is better than the reference. A family is all that one recipe and split have."
     import pandas as pd
+    _check_comparison(comparison)
+    if label_map != 'direct': _known('label map', label_map, results.label_map)
+    if transfer is not None: _known('transfer', transfer, results.transfer)
     rows = []
     for (recipe,split),g in results.groupby(['recipe','split'], sort=False):
         part = []
@@ -95,7 +114,7 @@ def curve(results,        # a study's table
     "Error (%) against the number of pretraining classes: one line a transfer, a band for the spread, the direct baseline."
     import matplotlib.pyplot as plt
     ax = plt.subplots(figsize=(6,4))[1] if ax is None else ax
-    s = summary(results[(results.recipe == recipe) & (results.split == split)])
+    s = summary(_part(results, recipe, split))
     for how in dict.fromkeys(s.transfer):
         if how == 'direct': continue
         g = s[(s.transfer == how) & ~s.label_map.map(_is_control)].sort_values('n_classes')
@@ -280,6 +299,7 @@ def against_controls(results, # a study's table
                     ):        # DataFrame: one row for each level × control × transfer
     "Differences in error of each level to the controls of its size; negative is better than the control. A family is all that one recipe and split have."
     import pandas as pd
+    _check_comparison(comparison)
     rows = []
     for (recipe,split),g in results.groupby(['recipe','split'], sort=False):
         part,classes = [],g.groupby('label_map', sort=False).n_classes.mean()
@@ -296,19 +316,22 @@ def against_controls(results, # a study's table
 # %% ../../nbs/study/03_report.ipynb #70bc6aac
 def _minus(text): return text.replace('-', '−')
 
+def _half(h): return '>100' if h > 1 else f'{100*h:.1f}' # two errors are at most 100 points apart: a wider interval says nothing
+
 def _against(d, reference):
     "A difference with its interval, seeds and family, in words."
-    how = 'lower than' if d.difference < 0 else 'higher than'
+    how = 'lower than' if d.difference < 0 else 'higher than' if d.difference > 0 else 'from'
+    signed,half = _minus(f'{100*d.difference:+.1f}') if d.difference else '0.0',_half(d.half)
     if d.seeds < 2: return f"{abs(100*d.difference):.1f} points {how} {reference} in the only seed to compare (no interval)"
-    if np.isnan(d.half): return f"difference to {reference} {_minus(f'{100*d.difference:+.1f}')} points over {d.seeds} seeds: their spread is unknown, so no test"
+    if np.isnan(d.half): return f"difference to {reference} {signed} points over {d.seeds} seeds: their spread is unknown, so no test"
     said = f"{d.comparison}, {d.seeds} seeds, p = {_minus(f'{d.p_family:.2g}')} in a family of {d.family}"
-    if not _shown(d): return f"difference to {reference} {_minus(f'{100*d.difference:+.1f}')} ± {100*d.half:.1f} points: no difference shown ({said})"
-    return f"{abs(100*d.difference):.1f} ± {100*d.half:.1f} points {how} {reference} ({said})"
+    if not _shown(d): return f"difference to {reference} {signed} ± {half} points: no difference shown ({said})"
+    return f"{abs(100*d.difference):.1f} ± {half} points {how} {reference} ({said})"
 
 def _alike(g):
     "Arms of one transfer that have the same seeds, as many as can be, and the names of the others: means over different seeds cannot be compared."
     seeds = {m: frozenset(o) for m,o in g.groupby('label_map', sort=False).seed}
-    most = max(seeds.values(), key=lambda o: (len(o), [*seeds.values()].count(o)))
+    most = max(seeds.values(), key=lambda o: (len(o), [*seeds.values()].count(o), [-s for s in sorted(o)]))
     left = [m for m,o in seeds.items() if o != most]
     return g[~g.label_map.isin(left)], left
 
@@ -317,7 +340,8 @@ def _claim(best, gain, own, direct):
     "Which claim is left for the best level: `own` are its comparisons with its controls, `direct` those of all arms with direct training."
     if not len(own): return 'It has no control of its own, so whether the meaning of its classes helps or their number is open' if gain else None
     if (own.difference > own.half).any(): return 'So the meaning of its classes is not what helps'
-    beaten,same = (own.difference < -own.half).all(),direct[direct.label_map.isin(own.control)]
+    known = own[own.half.notna()] # of the others, nobody knows whether they differ from the level
+    beaten,same = (own.difference < -own.half).all(),direct[direct.label_map.isin(known.control)]
     if gain and beaten: return 'So the hierarchy matters, not only the number of classes'
     if gain and (same.difference < -same.half).any(): return 'So the number of classes helps; that their meaning does is not shown'
     if gain: return 'So it helps; whether by the meaning of its classes or by their number is not shown'
@@ -328,7 +352,7 @@ def _better_control(g, best, how):
     c = g[g.label_map.map(_is_control) & (g.transfer == how)]
     seeds = set(_arm(g, best, how).index)
     e = {m: o[o.seed.isin(seeds)].error.mean() for m,o in c.groupby('label_map', sort=False) if seeds <= set(o.seed)}
-    least = min(e, key=e.get, default=None)
+    least = min(sorted(e), key=e.get, default=None)
     return least if least is not None and e[least] < _arm(g, best, how).mean() else None
 
 # %% ../../nbs/study/03_report.ipynb #7f5da638
@@ -337,6 +361,12 @@ def _chosen_on(results, g):
     if 'valid' in set(g.split): return g
     v = results[(results.split == 'valid') & (results.recipe == g.recipe.iloc[0]) & (results.transfer == g.transfer.iloc[0]) & results.label_map.isin(g.label_map)]
     return v if {*zip(g.label_map, g.seed)} <= {*zip(v.label_map, v.seed)} else g
+
+def _best(on):
+    "Of the arms of one transfer the label map with the lowest error, the coarsest of those that tie, and the names of the others."
+    s = summary(on)
+    s = s[s.error <= s.error.min()+1e-9].sort_values(['n_classes','label_map'])
+    return s.label_map.iloc[0], [*s.label_map.iloc[1:]]
 
 def findings(results, # a study's table, see `collect`
              comparison:str='paired', # 'paired' or 'unpaired', as the plan says, see `paired`
@@ -347,26 +377,30 @@ def findings(results, # a study's table, see `collect`
     of = lambda t, k: t[(t.recipe == k[0]) & (t.split == k[1]) & (t.transfer == k[2])]
     for k,g in shown[~shown.label_map.map(_is_control) & (shown.transfer != 'direct')].groupby(['recipe','split','transfer'], sort=False):
         on,(same,left) = _chosen_on(results, g),_alike(g)
-        name = summary(on[on.label_map.isin(same.label_map)]).sort_values('error', kind='stable').label_map.iloc[0]
+        name,ties = _best(on[on.label_map.isin(same.label_map)])
         best,direct,own = summary(same[same.label_map == name]).iloc[0],of(d, k),of(c, k)[lambda t: t.label_map == name]
         row = direct[direct.label_map == name]
         said = [_against(row.iloc[0], 'direct training') if len(row) else 'no direct baseline to compare with', *(_against(o, o.control) for o in own.itertuples())]
-        out.append(one_line(f"{k[0]}, {k[1]}, {k[2]}: best {'' if on is g else 'on the validation images '}is {name} ({best.n_classes:.0f} classes) with {100*best.error:.1f} % error, {'; '.join(said)}. "
+        out.append(one_line(f"{k[0]}, {k[1]}, {k[2]}: best {'' if on is g else 'on the validation images '}is {name} ({best.n_classes:.0f} classes{_tied(ties)}) with {100*best.error:.1f} % error, {'; '.join(said)}. "
                             + ''.join(f'{o}. ' for o in _remarks(shown[(shown.recipe == k[0]) & (shown.split == k[1])], k, name, own, direct, on is g, left, best.seeds))).strip())
     return out
+
+def _tuned(g, how): return 'lr' in g and g.lr[g.transfer.isin([how,'direct'])].notna().any()
+
+def _tied(names): return f"; tied with {', '.join(names)}, of which none has fewer classes" if names else ''
 
 def _remarks(g, k, name, own, direct, same_images, left, seeds):
     row,better = direct[direct.label_map == name],_better_control(g, name, k[2])
     claim = _claim(name, len(row) and row.difference.iloc[0] < -row.half.iloc[0], own, direct)
     out = [claim] if claim else []
     if better: out.append(f"But {better}, a control, has {100*(_arm(g, name, k[2]).mean()-_arm(g, better, k[2]).mean()):.1f} points less error still: the lowest here is not the hierarchy's")
-    if same_images: out.append(f"Chosen on these images too{' (as are learning rates)' if k[1] == 'valid' else ''}, which flatters it")
+    if same_images: out.append(f"Chosen on these images too{' (as are learning rates)' if k[1] == 'valid' and _tuned(g, k[2]) else ''}, which flatters it")
     if left: out.append(f"Not among them, for want of some of its {seeds} seed{'s'*int(seeds > 1)}: {', '.join(left)}")
     return out
 
 # %% ../../nbs/study/03_report.ipynb #054c8d5d
 def _pm(m, h, low=np.nan, high=np.nan):
-    if h == h: return f'{100*m:.1f} ± {100*h:.1f}'
+    if h == h: return f'{100*m:.1f} ± {_half(h)}'
     return f'{100*m:.1f} ({100*low:.1f} to {100*high:.1f})' if low == low else f'{100*m:.1f}'
 
 def _wide(t, rows, columns='transfer'):
@@ -381,7 +415,7 @@ def error_table(results,      # a study's table, see `collect`
                 metric:str='error', # the column, see `summary`
                ):             # → DataFrame of text, a row a label map, a column a transfer
     "Error in %, mean ± 95 % half-width over seeds, or the interval of the images where the seeds' spread is not known."
-    s = summary(results[(results.recipe == recipe) & (results.split == split)], metric)
+    s = summary(_part(results, recipe, split), metric)
     s['text'] = [_pm(*o) for o in zip(s.error, s.half, s.low95, s.high95)]
     order = s.drop_duplicates('label_map').sort_values('n_classes', kind='stable').sort_values('label_map', key=lambda o: o.map(lambda n: 0 if n == 'direct' else 2 if _is_control(n) else 1), kind='stable')
     t = s.pivot(index='label_map', columns='transfer', values='text').reindex(order['label_map'])[list(dict.fromkeys(s.transfer))].fillna('')
@@ -390,15 +424,17 @@ def error_table(results,      # a study's table, see `collect`
     return t.rename_axis(index='label map', columns=None).reset_index()
 
 def _choice(o):
-    "A learning rate or a C, and whether it lies at an end of those that were tried."
-    key = 'lr' if getattr(o, 'lr', np.nan) == getattr(o, 'lr', np.nan) else 'C'
-    place = getattr(o, f'{key}_place', None)
-    return f'{getattr(o, key):g}'+(f' ({place})' if place in ('lowest','highest') else '')+(' (not converged)' if key == 'C' and getattr(o, 'C_converged', True) is False else '')
+    "A learning rate, a C, or both (a probe that fine-tuning began with), and whether each lies at an end of those that were tried."
+    chosen = {k: getattr(o, k) for k in ('lr','C') if getattr(o, k, np.nan) == getattr(o, k, np.nan)}
+    ends = {k: f' ({p})' if (p := getattr(o, f'{k}_place', None)) in ('lowest','highest') else '' for k in chosen}
+    slow = ' (not converged)' if 'C' in chosen and getattr(o, 'C_converged', True) is False else ''
+    return ' with C '.join(f'{v:g}{ends[k]}' for k,v in chosen.items())+slow
 
 def rates_table(results,    # a study's table, see `collect`
                 recipe:str, # name of a recipe in it
                ):           # → DataFrame of text, or None if nothing was chosen
     "The learning rate that validation images chose, and the probe's C, for each arm and seed; 'lowest' and 'highest' where it is at the end of those tried."
+    _known('recipe', recipe, results.recipe)
     r = results[results.recipe == recipe].drop_duplicates(['label_map','transfer','seed'])
     r = r[np.any([r[k].notna() for k in ('lr','C') if k in r] or [np.zeros(len(r), bool)], axis=0)]
     if not len(r): return None
@@ -414,7 +450,7 @@ def paired_table(results,      # a study's table, see `collect`
                  comparison:str='paired', # see `paired`
                 ):             # → DataFrame of text, a row a label map, a column a transfer
     "Difference to direct training, or to the same transfer from another label map, in points: mean ± simultaneous 95 % half-width, with the p-value of the family; ± ? where the spread is not known."
-    d = paired(results[(results.recipe == recipe) & (results.split == split)], label_map, comparison=comparison)
+    d = paired(_part(results, recipe, split), label_map, comparison=comparison)
     return _wide(d.assign(text=_difference_text(d)), 'label_map') if len(d) else d
 
 def control_table(results,    # a study's table, see `collect`
@@ -423,7 +459,7 @@ def control_table(results,    # a study's table, see `collect`
                   comparison:str='paired', # see `paired`
                  ):           # → DataFrame of text, a row a level and control, a column a transfer
     "Difference of each level to its controls in points, as in `paired_table`."
-    d = against_controls(results[(results.recipe == recipe) & (results.split == split)], comparison)
+    d = against_controls(_part(results, recipe, split), comparison)
     return _wide(d.assign(text=_difference_text(d)), ['label_map','control']) if len(d) else d
 
 # %% ../../nbs/study/03_report.ipynb #73acb37b
@@ -435,8 +471,8 @@ def forest_plot(results,      # a study's table, see `collect`
                 level:float=.95, # coverage of all intervals together
                ):             # a matplotlib Figure
     "Differences to direct training, or to the same transfer from another label map: a row for each label map, in the table's order, with simultaneous intervals; filled dots are shown."
-    d = paired(results[(results.recipe == recipe) & (results.split == split)], label_map, comparison=comparison, level=level)
-    if not len(d): raise StudyError(f"recipe {recipe!r}, split {split!r}: no arm shares a seed with {label_map!r}; the table has recipes {sorted(set(results.recipe))}, splits {sorted(set(results.split))}, label maps {sorted(set(results.label_map))}")
+    d = paired(_part(results, recipe, split), label_map, comparison=comparison, level=level)
+    if not len(d): raise StudyError(f"recipe {recipe!r}, split {split!r}: no arm shares a seed with {label_map!r}")
     names,ways = list(dict.fromkeys(d.label_map))[::-1],list(dict.fromkeys(d.transfer))
     fig = _figure(figsize=(2.6+2.1*len(ways), 1.5+.24*len(names)), layout='constrained')
     axs = fig.subplots(1, len(ways), sharex=True, sharey=True, squeeze=False)[0]
@@ -445,6 +481,7 @@ def forest_plot(results,      # a study's table, see `collect`
             ax.errorbar(100*o.difference, o.label_map.map(names.index), xerr=100*o.half, fmt=_marks.get(how, 'o'), mfc=None if shown else 'w', color=_colors.get(how, 'k'), ms=5, capsize=2, lw=1.2)
         ax.axvline(0, color='.3', ls='--', lw=1)
         ax.set_title(in_plot(how), fontsize=10); ax.spines[['top','right']].set_visible(False)
+    axs[0].set_xlim(*np.clip(axs[0].get_xlim(), -105, 105)) # no two errors are more than 100 points apart
     classes = d.groupby('label_map').n_classes.mean()
     axs[0].set_yticks(range(len(names)), [f'{in_plot(m)} ({classes[m]:,.0f})' for m in names])
     reference = 'direct training' if label_map == 'direct' else f"'{in_plot(label_map)}'"
@@ -467,13 +504,18 @@ def _pairing_note(d, comparison):
     return _minus(f"The comparison is {how}, as planned. Over seeds an arm's error and direct training's are correlated by {r.correlation.median():.2f} (median of {len(r)}, {r.correlation.min():.2f} to {r.correlation.max():.2f}); "
                   f"the variance of their difference is {r.ratio.median():.2f} times what it would be without any correlation, so pairing {'helps' if r.ratio.median() < .9 else 'brings little or nothing'}.")
 
+def _over_seeds(own, metric):
+    "What the numbers of an error table without intervals of the images are."
+    known = summary(own, metric).half.notna()
+    return ('mean ± 95 % interval over seeds' if known.any() else 'mean over seeds')+('' if known.all() else ' (no interval: their spread is not known)')
+
 def _tables(results, r, s, comparison):
     "The tables of one recipe and split."
     out = [('h2', f"Recipe '{r}', split '{s}'"), ('p', 'Target error in %, mean ± 95 % interval over seeds, each arm by itself; in brackets the interval of the images (Wilson) where the spread over seeds is not known:'), ('table', error_table(results, r, s))]
     if s == 'shifted': out += [('p', 'The test images under more noise, clutter lines and elastic warps than training ever saw. A ranking of label maps on clean images need not hold here, and often reverses.')]
     own = results[(results.recipe == r) & (results.split == s)]
     for k,said in _more_errors.items():
-        if k in own and own[k].notna().all(): out += [('p', f'{said} in %, mean ± 95 % interval over seeds:'), ('table', error_table(results, r, s, k))]
+        if k in own and own[k].notna().all(): out += [('p', f"{said} in %, {_over_seeds(own, k)}:"), ('table', error_table(results, r, s, k))]
     for make,table,said in ((paired, paired_table, 'to direct training'), (against_controls, control_table, 'of each level to the controls of its size')):
         d = make(own, comparison=comparison)
         if not len(d): continue
@@ -523,19 +565,19 @@ def _as_html(sections, svg):
 # %% ../../nbs/study/03_report.ipynb #34ba80d6
 def _note(folder, plan, results):
     "How much of the study is there."
-    listed = _stored(folder)
-    done = sum(all((_run_dir(folder, o['id'])/'transfers'/t/'result.json').exists() for t in o['transfers']) for o in listed)
+    done,listed = finished(folder)
     direct = results[results.label_map == 'direct']
     classes = f"; error of the target's {direct.n_classes.max():.0f} classes" if len(direct) else ''
-    return f"{done} of {len(listed)} runs finished; {len(plan.seeds)} seed{'s'*(len(plan.seeds) > 1)}{classes}."
+    return f"{done} of {listed} runs finished; {len(plan.seeds)} seed{'s'*(len(plan.seeds) > 1)}{classes}."
 
 def _sampling(results):
     "What the intervals leave out."
-    first = results[results.split == results.split.iloc[0]]
-    n,e = int(first.n.min()),first.error.mean()
-    low,high = wilson_interval(e, n)
-    return (f"Intervals and p-values are over the seeds. Where all seeds have the same test images, which images those are is not in them: an error of {100*e:.0f} % over "
-            f"{n:,} images like those of '{first.split.iloc[0]}' may by itself stand for {100*low:.1f} to {100*high:.1f} % (95 %, Wilson).")
+    s = summary(results[(results.recipe == results.recipe.iloc[0]) & (results.split == results.split.iloc[0])])
+    o = next(s[s.label_map.isin(['direct'] if 'direct' in set(s.label_map) else s.label_map)].itertuples())
+    low,high = wilson_interval(o.error, o.images)
+    arm = 'direct training' if o.label_map == 'direct' else f'{o.label_map} after {o.transfer}'
+    return (f"Intervals and p-values are over the seeds. Where all seeds have the same test images, which images those are is not in them: the {100*o.error:.1f} % error of {arm} "
+            f"(recipe '{o.recipe}', {o.images:,} images of '{o.split}') may by itself stand for {100*low:.1f} to {100*high:.1f} % (95 %, Wilson).")
 
 def _save(fig, path, **kw):
     with whole_file(path) as f: fig.savefig(f, format=path.suffix[1:], **kw)
@@ -549,11 +591,10 @@ def report(folder,        # of a study
     plan,results = load_plan(folder),collect(folder)
     if not len(results): raise StudyError(f"{folder} has no results yet; run the study first")
     splits = [o for o in plan.splits if o in set(results.split)] or [*results.split.unique()]
-    shown,comparison = results[results.split.isin(splits)],getattr(plan, 'comparison', 'paired')
+    shown,comparison = results[results.split.isin(splits)],plan.comparison
     title = title or f"How fine should pretraining labels be? {plan.data}"
     sections = _sections(results, title, (_note(folder, plan, shown), _sampling(shown)), splits, comparison)
-    prov = folder/'provenance.json'
-    sections += [('h2', 'Where this comes from'), ('pre', json.dumps(dict(plan=plan.to_dict(), **(_read_json(prov) if prov.exists() else {})), indent=1, ensure_ascii=False))]
+    sections += [('h2', 'Where this comes from'), ('pre', json.dumps(dict(plan=plan.to_dict(), **stored_provenance(folder)), indent=1, ensure_ascii=False))]
     return _write(folder/'report', sections, shown, comparison)
 
 # %% ../../nbs/study/03_report.ipynb #01888ac1
@@ -563,6 +604,7 @@ def _csv(t):
 
 def _write(out, sections, results, comparison):
     import matplotlib
+    remove_unfinished(out)
     with matplotlib.rc_context({'svg.hashsalt': 'granularity_nb', 'svg.fonttype': 'path'}):
         fig = figure(results)
         svg = _save(fig, out/'curve.svg', metadata={'Date': None})

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..provenance import origin
 from .multiview import MultiView, Stream, TheoryError
 from .network import PatchNet, new_net, paper_bias, paper_decay
-from .training import Labels, NetRun, _gather, _train, hidden_features, finetune, probe_net, named_labels, pretrain_net, readout
+from .training import Labels, NetRun, _gather, _train, distinct_seeds, hidden_features, finetune, probe_net, named_labels, pretrain_net, readout
 
 # %% ../../nbs/theory/04_claims.ipynb #0461907d
 class ClaimTable(list):
@@ -432,7 +432,7 @@ def finite_set(mv:MultiView=None, # the data; None: `MultiView(k=4)`
                decay:float=.05,   # share of a neuron's movement that its bias is lowered by
               )->ClaimTable:
     "Claim h: errors after many epochs over one small training set whose labels are finer than the truth, up to one class a sample."
-    mv,rows = mv or MultiView(k=4),ClaimTable()
+    mv,rows,seeds = mv or MultiView(k=4),ClaimTable(),distinct_seeds(seeds)
     for p in parts:
         runs = [_epochs(mv, size, seed, p, lr, batch, epochs, m, decay) for seed in seeds]
         errors = {kind: [_sample_classes_error(net, mv, of, kind=='hard', n, seed) for seed,(net,of,_) in zip(seeds, runs)] for kind in ('easy','hard')}
@@ -544,7 +544,7 @@ def lucky_net(mv:MultiView,
     t = (-b0-spare*mv.sigma*math.sqrt(mv.d))/math.sqrt(1+mv.iota) # ⟨w, v⟩/σ₀ of a candidate, at least
     q = tail(t)
     nets = []
-    for seed in seeds:
+    for seed in distinct_seeds(seeds):
         g = np.random.default_rng([int(seed), 3])
         nets.append([_candidates(g, mv.d, F, t, q, g.binomial(int(m), 1-(1-q)**F)) for _ in range(n_classes)])
     width = max(1, max(len(o) for net in nets for o in net))
@@ -661,7 +661,8 @@ def save(rows,         # a table
          command=None, # how it was started; None: the command line of this process
         )->Path:
     "Write rows and what made them as JSON, whole or not at all."
-    from granularity_nb.files import write_whole
+    from granularity_nb.files import remove_unfinished, write_whole
+    remove_unfinished(Path(path).parent)
     return write_whole(path, json.dumps(dict(made=made(call, seconds, command), rows=list(rows)), indent=1, ensure_ascii=False, allow_nan=False)+'\n')
 
 # %% ../../nbs/theory/04_claims.ipynb #6df65a91

@@ -8,7 +8,7 @@ __all__ = ['hardness', 'bins_of', 'cross_fitted', 'gain_by_hardness', 'plot_gain
 # %% ../../nbs/training/07_hardness.ipynb #c4606f09
 import numpy as np
 from ..text import in_plot
-from .compare import _same_images, crossed_weights
+from .compare import crossed_weights, same_images
 from .recipe import TrainingError
 
 # %% ../../nbs/training/07_hardness.ipynb #98b8e581
@@ -17,7 +17,7 @@ def hardness(ps, # `Predictions` of at least three direct runs on the same image
     "Mean probability that an ensemble gives to wrong classes, for each image."
     ps = list(ps)
     if len(ps) < 3: raise TrainingError(f"hardness from {len(ps)} run{'s'*(len(ps) != 1)} would mostly be chance; give at least three direct runs with different seeds")
-    for p in ps[1:]: _same_images(ps[0], p)
+    for p in ps[1:]: same_images(ps[0], p)
     return np.mean([-np.expm1(p.log_p.astype(np.float64)) for p in ps], 0)
 
 # %% ../../nbs/training/07_hardness.ipynb #e60883ae
@@ -49,7 +49,7 @@ def gain_by_hardness(direct:dict,      # seed → `Predictions` of a direct run
     import pandas as pd
     shared = [s for s in direct if s in other]
     if not shared: raise TrainingError(f"no seed in common: direct has {list(direct)}, the other {list(other)}")
-    for s in shared: _same_images(direct[s], other[s])
+    for s in shared: same_images(direct[s], other[s])
     hs = cross_fitted(*([direct] if judges is None else judges))
     lost = [s for s in shared if s not in hs]
     if lost: raise TrainingError(f"the first family of judges has no seed {lost[0]}; it has {list(hs)}")

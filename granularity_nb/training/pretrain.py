@@ -16,7 +16,7 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner
 from fastai.metrics import error_rate
 from fastai.torch_core import distrib_barrier, num_distrib, rank_distrib, set_seed, trainable_params
-from ..data.block import _class_counts, _leaf_codes, dataloaders
+from ..data.block import class_counts, dataloaders, leaf_codes
 from ..data.source import Source, identity_args
 from ..labels.label_map import LabelMap
 from .backbone import BackboneError, Checkpoint, Classifier, IncompleteError, check_size, create_backbone, load_checkpoint, save_checkpoint, set_prior
@@ -87,10 +87,6 @@ def fit(model,              # module: images → logits (or log-probabilities) o
     return learn
 
 # %% ../../nbs/training/02_pretrain.ipynb #e603e3aa
-def _channels(source):
-    shape = source.split('train').images.shape
-    return shape[3] if len(shape) == 4 else 1
-
 def new_classifier(source:Source,
                    n_classes:int,  # outputs of the head
                    recipe:Recipe,  # its `backbone`
@@ -99,8 +95,8 @@ def new_classifier(source:Source,
     "A fresh model for the images of `source`; the same seed gives the same backbone, whatever the number of classes."
     with caller_state():
         set_seed(seed, reproducible=True)
-        model = Classifier(create_backbone(recipe.backbone, _channels(source)), n_classes)
-        check_size(model.backbone, recipe.backbone, _channels(source), source.split('train').images.shape[1:3])
+        model = Classifier(create_backbone(recipe.backbone, source.split('train').channels), n_classes)
+        check_size(model.backbone, recipe.backbone, source.split('train').channels, source.split('train').images.shape[1:3])
         return model
 
 # %% ../../nbs/training/02_pretrain.ipynb #dfdafb79
@@ -124,8 +120,8 @@ def _task(source, label_map, weights, recipe):
     return LabelMap.identity(leaves), Levels(label_map.values(), [(weights or {}).get(k, 1.) for k in label_map], label_smoothing=recipe.label_smoothing)
 
 def _share(source, label_map):
-    codes,_ = _leaf_codes(source, label_map, ['train'])
-    return _class_counts(label_map, codes)/len(codes)
+    codes,_ = leaf_codes(source, label_map, ['train'])
+    return class_counts(label_map, codes)/len(codes)
 
 def start_at_prior(model:Classifier, # its head's bias is set in place
                    source:Source,    # its 'train' split is counted
@@ -239,7 +235,7 @@ def _finish(folder, learn, source, label_map, model, recipe, seed, more):
     info = dict(kind='pretrain', data=source.name, data_args=source.args, recipe=asdict(recipe), seed=seed, final_loss=float(learn.recorder.losses[-1]),
                 metrics=_metrics(learn), stats=source.split('train').stats) | more
     if not rank_distrib():
-        save_checkpoint(folder, Checkpoint(model, label_map, recipe.backbone, _channels(source), info))
+        save_checkpoint(folder, Checkpoint(model, label_map, recipe.backbone, source.split('train').channels, info))
         (folder/'training.safetensors').unlink(missing_ok=True)
     distrib_barrier()
     return folder

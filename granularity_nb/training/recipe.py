@@ -33,11 +33,12 @@ def typed(what:str,   # what the value is, for the message
     "`v` as an `int`, `float`, `bool` or `str`, so that 1, 1.0 and numpy's 1 are one value; what does not mean such a value is refused."
     if not isinstance(v, str) and hasattr(v, 'item') and getattr(v, 'ndim', 1) == 0: v = v.item()
     number = isinstance(v, numbers.Real) and not isinstance(v, bool)
+    large = number and abs(v) >= 2**63 # more than counters hold, and perhaps than a float does
     if kind is str and isinstance(v, str): return str(v)
     if kind is bool and (isinstance(v, bool) or number and v in (0, 1)): return bool(v)
-    if kind is float and number: return float(v)
-    if kind is int and number and math.isfinite(v) and v == int(v): return int(v)
-    raise error(f"{what} must be {dict(int='a whole number', float='a number', bool='true or false', str='a text')[kind.__name__]}, not {v!r}")
+    if kind is float and number and not large: return float(v)
+    if kind is int and number and not large and math.isfinite(v) and v == int(v): return int(v)
+    raise error(f"{what} must be {dict(int='a whole number', float='a number', bool='true or false', str='a text')[kind.__name__]}, not {'one beyond ±2^63' if large else repr(v)}")
 
 # %% ../../nbs/training/00_recipe.ipynb #8444a146
 _rules = (('epochs', lambda v: v >= 1, 'at least 1'), ('bs', lambda v: v >= 2, 'at least 2'), ('lr', lambda v: 0 < v < math.inf, 'positive'),

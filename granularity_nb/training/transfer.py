@@ -20,7 +20,7 @@ from .backbone import BackboneError, Classifier, check_size, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
 from .longrun import caller_state
-from .pretrain import _channels, check_number, fit, start_at_prior
+from .pretrain import check_number, fit, start_at_prior
 from .probe import C_grid, fit_probe, mean_head
 from .recipe import DivergenceError, Recipe, TrainingError, check_transfers, checked_seed, keeps_head, transfer_names, typed
 from fastai.torch_core import set_seed
@@ -170,7 +170,7 @@ def layer_factors(n:int,       # layers
 # %% ../../nbs/training/03_transfer.ipynb #6ca8ad80
 def _check_images(ckpt, source):
     "Refuse images that the backbone cannot take."
-    c,size,net = _channels(source),source.split('train').images.shape[1:3],ckpt.model.backbone
+    c,size,net = source.split('train').channels,source.split('train').images.shape[1:3],ckpt.model.backbone
     if c != ckpt.channels: raise TrainingError(f"the checkpoint's backbone takes images of {ckpt.channels} channel{'s'*(ckpt.channels != 1)}, those of {source.name!r} have {c}: open both data sets in the same mode, 'RGB' or 'L'")
     try: check_size(net, ckpt.backbone, c, size)
     except BackboneError as e: raise TrainingError(f"the checkpoint's images had another size: {e}") from None
