@@ -378,6 +378,18 @@ def test_the_plan_says_how_arms_are_compared(tmp_path):
         assert f'± {100*want.half:.1f} (p = ' in page and 'best on the validation images is a ' in page and "split 'valid'" not in page
 
 
+def test_a_report_says_which_transfers_are_left_out_and_why(tmp_path):
+    from granularity_nb.study.report import report
+    rows = lambda how, **arms: table(how=how, **arms)
+    t = pd.concat([rows('probe', direct=[.3, .2], leaf=[.2, .1], genus=[.2, .1], family=[.1, .1]), *(rows(o, leaf=[.2, .1]) for o in ('readout','marginal'))])
+    page = report(folder_of(tmp_path/'s', t, transfers=('readout','probe','finetune','marginal')))
+    for f in (page, page.with_name('report.md')):
+        said = f.read_text()
+        assert said.count('readout and marginal are left out for label maps genus, family. ') == 1 and 'lies in one target class' in said, 'fine-tuning, which is not there yet, needs no head'
+    whole = report(folder_of(tmp_path/'t', t[t.transfer != 'marginal'], transfers=('probe',)))
+    assert 'left out' not in whole.read_text()
+
+
 def test_a_report_of_an_unfinished_study_touches_nothing_else(tmp_path):
     from granularity_nb.study.report import report
     d = folder_of(tmp_path/'s', chosen())

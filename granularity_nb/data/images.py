@@ -9,6 +9,7 @@ __all__ = ['carve', 'folder_source', 'table_source', 'tiny_imagenet_source', 'im
 # %% ../../nbs/data/04_images.ipynb #f48bfdaa
 import csv, os, re, warnings
 import numpy as np
+from collections.abc import Mapping
 from pathlib import Path
 from ..files import cache_folder
 from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, dataset_classes, labelled_images,
@@ -822,22 +823,36 @@ def cifar100_source(
     return Source(name, h, splits, target_map, levels, dict(valid=valid, seed=seed, target=plain_target(target)), dict(root=str(root)))
 
 # %% ../../nbs/data/04_images.ipynb #a7dd8cf1
+def _check_datasets(name, datasets, hierarchy, levels, more):
+    "Refuse what cannot become a source, before anything is read."
+    if not isinstance(datasets, Mapping): raise SourceError(f"{name}: datasets are given with the names of their splits, as in {{'train': …, 'test': …}}, not as a {type(datasets).__name__}")
+    if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
+    usual = {o: split_of(o) for o in datasets if isinstance(o, str) and split_of(o) in ('train','valid','test')}
+    odd = next((o for o,k in usual.items() if k not in datasets), None)
+    if odd is not None: raise SourceError(f"{name}: no split is called {odd!r}; did you mean {usual[odd]!r}?")
+    if 'train' not in datasets: raise SourceError(f"{name}: there is no split 'train', only {', '.join(map(repr, datasets))}")
+    if not isinstance(hierarchy, Hierarchy): raise SourceError(f'{name}: hierarchy must be a Hierarchy over the class names, not a {type(hierarchy).__name__}; Hierarchy.from_paths makes one')
+    if levels is not None and not isinstance(levels, Mapping): raise SourceError(f'{name}: levels are given with their names, as in {{\'kind\': …}}, not as a {type(levels).__name__}')
+    extra = next((o for o in more if o not in ('args','where','title','unit')), None)
+    if extra is not None: raise SourceError(f"{name}: from_datasets takes no argument {extra!r}, only args, where, title and unit of `Source`"+("; a transform of the dataset decides the size, such as Resize" if extra == 'size' else ''))
+
 def from_datasets(
     name:str,      # what the source is called
     datasets:dict, # split ('train', 'valid', 'test', …) → map-style dataset of (image, class number or name)
     hierarchy:Hierarchy, # over the class names
     classes=None,  # the class names in the order of their numbers; or split → those; None: each dataset's own, or the first's where it has none
-    target=None,   # `LabelMap` of the hierarchy's leaves; None for its coarsest level
+    target=None,   # name of a level, `LabelMap` of the hierarchy's leaves, or leaf → class; None for its coarsest level
     levels=None,   # name → `LabelMap`; None for those of a tree
     **kw,          # further arguments of `Source`, such as `args`
 )->Source:
     "A source from torch datasets, each with its own numbering of classes."
-    if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
+    _check_datasets(name, datasets, hierarchy, levels, kw)
+    levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
+    if isinstance(target, (str, Mapping)): target = as_target(name, target, hierarchy, levels)
     classes = classes if isinstance(classes, dict) else dict.fromkeys(datasets, classes)
     first,splits = dataset_classes(next(iter(datasets.values()))),{}
     for k,o in datasets.items():
         try: names,images = labelled_images(o, classes.get(k), first, f'classes={{{k!r}: […]}}')
         except SourceError as e: raise SourceError(f'{name}, {k!r}: {e}') from e.__cause__
         splits[k] = Split(images, hierarchy.codes(names))
-    levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
     return Source(name, hierarchy, splits, target or [*levels.values()][-1], levels, **kw)

@@ -12,7 +12,7 @@ import numpy as np
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
-from ..data.source import Source, SourceError, identity_args, source_arguments
+from ..data.source import Source, SourceError, identity_args, nothing_finer, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
 from ..training.probe import C_grid
@@ -28,7 +28,7 @@ def _meant(name, there):
     return f' (did you mean {near[0]!r}?)' if near else ''
 
 def _named(source, name):
-    if name in source.levels: return source.level(name)
+    if name in (*source.levels, 'target'): return source.level(name)
     raise StudyError(f"{source.name!r} has no level {name!r}{_meant(name, source.levels)}; it has: {', '.join(source.levels)}; "
                      "or use image, level:K, depth:D, random-groups:LEVEL, random-groups-across:LEVEL, random-splits:LEVEL, kmeans-within:LEVEL, kmeans-across:LEVEL")
 
@@ -85,9 +85,9 @@ def label_map(source:Source, # what it is cut from
     return kmeans(features, source.ids('train'), _amount(source, arg), within=_items(source) if kind == 'kmeans-within' else None, seed=seed, name=spec)
 
 # %% ../../nbs/study/01_plan.ipynb #5c0a7af2
-def n_seen(source:Source, m:LabelMap)->int:
+def n_seen(source:Source, m:LabelMap|str)->int:
     "Number of classes of `m` that have at least one training image: what a study plots as granularity."
-    return int(_seen(source, m).sum())
+    return int(_seen(source, source.level(m)).sum())
 
 def _seen(source, m, split='train'):
     "Which classes have images, (n_classes,) bool: by way of the leaves, of which there are few."
@@ -546,6 +546,12 @@ def _check_twice(plan, source):
             if told is None: raise StudyError(f"plan: label maps {other!r} and {spec!r} are the same classes of {source.name!r} under two names; leave one out")
             told(f"label maps {other!r} and {spec!r} differ in leaves without a training image only: they are the same training twice")
 
+def _check_finer(plan, source):
+    "Tell when all that is pretrained on is the target itself."
+    all_ = np.ones(source.hierarchy.n_leaves, bool)
+    if plan.to or any(_kind(source, o)[0] or _groups(source.level(o), all_) != _groups(source.target, all_) for o in plan.maps): return
+    warnings.warn("the only label map is the target itself, so that no granularity is compared; "+(nothing_finer(source) or f"there are: {', '.join(source.levels)}"))
+
 def _check_measured(plan, to):
     "Tell when what is chosen is also judged by the same images."
     if 'train' in plan.splits: warnings.warn(f"errors on 'train' are those of images of {to.name!r} that were learned, and say little about others: judge by the other splits")
@@ -594,7 +600,7 @@ def runs(plan:Plan # checked first
     res,known = [],{}
     for i,seed in enumerate(plan.seeds):
         if plan.redraw or not i: (src,to),known = _sources(plan, seed),{}
-        if not i: _check_images(plan, src, to), _check_twice(plan, src), _check_measured(plan, to)
+        if not i: _check_images(plan, src, to), _check_twice(plan, src), _check_finer(plan, src), _check_measured(plan, to)
         res += _planned(plan, seed, src, to, known)
         known = {k: o for k,o in known.items() if k[1] is None} # the next seed draws others
     return res

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from ..files import remove_unfinished, whole_file, write_whole
 from .plan import StudyError
-from .run import collect, finished, load_plan, stored_provenance
+from .run import collect, finished, left_out, load_plan, stored_provenance
 from ..text import in_csv, in_markdown, in_plot, one_line
 from ..training.compare import mean_interval, pairing, simultaneous, standard_error, welch, wilson_interval
 
@@ -579,6 +579,11 @@ def _sampling(results):
     return (f"Intervals and p-values are over the seeds. Where all seeds have the same test images, which images those are is not in them: the {100*o.error:.1f} % error of {arm} "
             f"(recipe '{o.recipe}', {o.images:,} images of '{o.split}') may by itself stand for {100*low:.1f} to {100*high:.1f} % (95 %, Wilson).")
 
+def _missing(folder):
+    "Why columns of a table are empty for some label maps, a sentence for each recipe and transfers."
+    return [f"Recipe '{r}': {' and '.join(gone)} {'are' if len(gone) > 1 else 'is'} left out for label map{'s'*(len(maps) > 1)} {', '.join(maps)}. What is kept there is the pretrained head, "
+            "and target classes can be read from it only if each of its outputs is a class that has a leaf, shares none with another and lies in one target class." for r,gone,maps in left_out(folder)]
+
 def _save(fig, path, **kw):
     with whole_file(path) as f: fig.savefig(f, format=path.suffix[1:], **kw)
     return path.read_bytes()
@@ -593,7 +598,7 @@ def report(folder,        # of a study
     splits = [o for o in plan.splits if o in set(results.split)] or [*results.split.unique()]
     shown,comparison = results[results.split.isin(splits)],plan.comparison
     title = title or f"How fine should pretraining labels be? {plan.data}"
-    sections = _sections(results, title, (_note(folder, plan, shown), _sampling(shown)), splits, comparison)
+    sections = _sections(results, title, (_note(folder, plan, shown), _sampling(shown), *_missing(folder)), splits, comparison)
     sections += [('h2', 'Where this comes from'), ('pre', json.dumps(dict(plan=plan.to_dict(), **stored_provenance(folder)), indent=1, ensure_ascii=False))]
     return _write(folder/'report', sections, shown, comparison)
 

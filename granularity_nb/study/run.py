@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['load_plan', 'finished', 'transfer_folder', 'execute', 'execute_all', 'WorkerError', 'provenance', 'stored_provenance',
-           'collect', 'run']
+           'left_out', 'collect', 'run']
 
 # %% ../../nbs/study/02_run.ipynb #5294cb68
 import importlib, json, math, multiprocessing as mp, os, pickle, platform, signal, sys, threading, time, warnings
@@ -474,6 +474,18 @@ def _sign(folder, plan):
     write_whole(folder/'provenance.json', json.dumps(new | ({'earlier': earlier} if earlier else {}), indent=1, ensure_ascii=False))
 
 # %% ../../nbs/study/02_run.ipynb #41939c2f
+def left_out(folder # of a study
+            )->list:# of (recipe, transfers, label maps): transfers of the plan that these label maps do not allow
+    "What a study does not do, of all that its plan names, since a transfer keeps the pretrained head and a label map has none to keep."
+    from granularity_nb.training.recipe import Recipe, keeps_head
+    plan,out = load_plan(folder),{}
+    for o in _stored(folder):
+        if o['label_map'] == 'direct': continue
+        there,recipe = {t.partition('-')[0] for t in o['transfers']},Recipe.from_dict(plan.recipes[o['recipe']]['transfer'])
+        gone = tuple(t for t in plan.transfers if t not in there and keeps_head(t, recipe))
+        if gone: out.setdefault((o['recipe'], gone), {})[o['label_map']] = None
+    return [(r, gone, tuple(maps)) for (r,gone),maps in out.items()]
+
 def collect(folder,    # of a study
             rs:list=None, # its runs; None: those listed in the folder, for which no image is opened
            ):          # pandas DataFrame

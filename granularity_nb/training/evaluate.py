@@ -91,12 +91,13 @@ def predictions(logp:torch.Tensor, # (n, c) log-probabilities
 # %% ../../nbs/training/04_evaluate.ipynb #e095fd84
 def evaluate(model,            # module: images → logits or log-probabilities over `target.vocab`
              source:Source,    # where the images are
-             target:LabelMap,  # the classes that are asked for
+             target:LabelMap,  # the classes that are asked for, or the name of a level
              split:str='test', # which images
              bs:int=256,       # batch size
              device=None,      # torch device; fastai's default if None
             )->Predictions:
     "Run `model` over a split and keep what it says of every image; those that cannot be read are left out, with a warning."
+    target = source.level(target)
     if target.multi: raise TrainingError(f"the target {target.name!r} gives a leaf several classes; evaluation needs one: cut it with a single-path policy")
     if not len(source.split(split)): raise TrainingError(f"the split {split!r} of {source.name!r} has no images to evaluate on")
     with caller_state(), torch.no_grad():

@@ -196,7 +196,7 @@ def _process_device(device):
 def _metrics(learn): return {k: v for k,v in zip(learn.recorder.metric_names[1:-1], map(lambda o: None if o is None else float(o), learn.recorder.values[-1]))}
 
 def pretrain(source:Source,          # images, leaf labels, hierarchy
-             label_map:LabelMap,     # the classes to pretrain on; or name → label map, for several granularities at once
+             label_map:LabelMap,     # the classes to pretrain on, or the name of a level; or name → label map, for several granularities at once
              folder,                 # where the checkpoint goes (made if missing)
              recipe:Recipe=Recipe(), # how
              seed:int=0,             # initial weights and order of images
@@ -213,6 +213,7 @@ def pretrain(source:Source,          # images, leaf labels, hierarchy
     "Train a fresh backbone and head on `label_map`, and save it with a log of its losses (`metrics.csv`); a run that `folder` holds already is left alone."
     folder = Path(folder).absolute() # the working directory may change meanwhile
     seed,weights = checked_seed(recipe, seed), {k: typed(f'the weight of {k!r}', float, v) for k,v in (weights or {}).items()}
+    label_map = {k: source.level(m) for k,m in label_map.items()} if isinstance(label_map, dict) else source.level(label_map)
     given,loss = _task(source, label_map, weights, recipe)
     identity,content = _identity(source, label_map, recipe, seed, weights, kw),_content(source)
     if _is_done(folder, identity, content):

@@ -73,6 +73,7 @@ def linear_probe(backbone:nn.Module,       # frozen
                  device=None,              # to compute on; None: fastai's default
                 )->Classifier:             # the backbone with the probe as its head; `chosen` says which C, where it lies in the grid and whether it converged
     "Logistic regression on frozen, standardised features; the scaling is folded into the head."
+    target = source.level(target)
     if target.multi: raise TrainingError(f"the target {target.name!r} gives a leaf several classes; a probe needs one: cut it with a single-path policy")
     for s,why in ('train','is trained on them'),('valid','chooses C on them'):
         if not len(source.split(s)): raise TrainingError(f"the split {s!r} of {source.name!r} has no images; a probe {why}")
@@ -206,7 +207,7 @@ _transfers = dict(zip(transfer_names, (_readout, _probe, _finetune, _marginal)))
 # %% ../../nbs/training/03_transfer.ipynb #73a5626e
 def transfer(ckpt,                      # a `Checkpoint`, or the folder of one; `checkpoint.at(name)` chooses among several heads
              source:Source,             # images to transfer to (its 'train' split) with their leaf labels
-             target:LabelMap=None,      # the classes asked for; `source.target` if None
+             target:LabelMap=None,      # the classes asked for, or the name of a level; `source.target` if None
              how:str='finetune',        # 'readout', 'probe', 'finetune' or 'marginal'
              recipe:Recipe=Recipe(epochs=6), # for 'finetune' and 'marginal' (which has no use for its `head`); its backbone is the checkpoint's
              seed:int=0,                # head, order of images, augmentation
@@ -217,11 +218,10 @@ def transfer(ckpt,                      # a `Checkpoint`, or the folder of one; 
             )->nn.Module:               # images → logits or log-probabilities over `target.vocab`; the checkpoint is not changed
     "Turn a pretrained model into a classifier of the target's classes."
     if how not in transfer_names: raise TrainingError(f"unknown transfer {how!r}; use one of: {', '.join(transfer_names)}")
-    seed,target = checked_seed(recipe, seed),source.target if target is None else target
+    seed,target = checked_seed(recipe, seed),source.target if target is None else source.level(target)
     ckpt = load_checkpoint(ckpt) if isinstance(ckpt, (str, Path)) else ckpt
     check_transfers(recipe, [how])
     if keeps_head(how, recipe): _check_head(ckpt, source, target, how if how != 'finetune' else f'head={recipe.head!r}')
-
     if recipe.backbone not in (Recipe().backbone, ckpt.backbone): raise TrainingError(f"recipe: backbone {recipe.backbone!r} does nothing in a transfer, the checkpoint's is {ckpt.backbone!r}: leave it out")
     with caller_state():
         ckpt = replace(ckpt, model=copy.deepcopy(ckpt.model))
@@ -260,7 +260,7 @@ def best_rate(tried:list # of dict(lr=, error=, nll=), as from `tune`
 
 def tune(ckpt,                      # as for `transfer`
          source:Source,             # its 'train' split is trained on, its `valid` split chooses
-         target:LabelMap=None,      # single label map; `source.target` if None
+         target:LabelMap=None,      # single label map, or the name of a level; `source.target` if None
          how:str='finetune',        # 'finetune' or 'marginal'
          recipe:Recipe=Recipe(epochs=6), # its `lr` is not used
          lrs=(.03, .1, .3, 1.),     # learning rates to try
@@ -272,7 +272,7 @@ def tune(ckpt,                      # as for `transfer`
          cbs=(),                    # more fastai callbacks, used for every learning rate
         )->tuple:                   # the model, and a list of dict(lr=, error=, nll=, n=) in the order of `lrs`; error and nll are None if it diverged
     "`transfer` at every learning rate; that of the `best_rate` is kept."
-    target,lrs = source.target if target is None else target, [typed('tune: a learning rate', float, o) for o in lrs]
+    target,lrs = source.target if target is None else source.level(target), [typed('tune: a learning rate', float, o) for o in lrs]
     seed = checked_seed(recipe, seed)
     _check_tuning(how, lrs, source, target, valid)
     ckpt = load_checkpoint(ckpt) if isinstance(ckpt, (str, Path)) else ckpt
