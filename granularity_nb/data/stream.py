@@ -22,7 +22,9 @@ def _may_list(path):
     "Whether a file is a list of bad images, or is to be made: nobody's own table is added to."
     if not os.path.isfile(path): return not os.path.isdir(path)
     import csv
-    with open(path, newline='', encoding='utf-8', errors='replace') as f: first = next(csv.reader(f), None)
+    with open(path, newline='', encoding='utf-8', errors='replace') as f:
+        try: first = next(csv.reader(f), None)
+        except csv.Error: return False # Python 3.10 has no NUL in a table
     return first is None or len(first) == 4 and first[0].isdecimal() and first[2] in reasons
 
 class FileImages:
