@@ -485,15 +485,15 @@ def test_names_of_data_sets_are_texts(name):
 
 # What is said to a user who was nearly right
 
-def table(root, text, **kw):
+def tabled(root, text, **kw):
     for i in range(4): tree(root, f'i{i}', n=1)
     (root/'t.csv').write_text(text)
     return Source.open('table', root=root, file='t.csv', **dict(valid=0, test=0) | kw)
 
 def test_a_target_that_is_none_is_answered_with_what_could_be(tmp_path):
     rows = 'path,label,scene\n'+''.join(f'i{i}/0.png,{"ab"[i%2]},{"xy"[i//2]}\n' for i in range(4))
-    with pytest.raises(SourceError, match="'Sceen'; did you mean 'scene'"): table(tmp_path/'t', rows, target='Sceen')
-    with pytest.raises(SourceError, match="'zzz'; there are: 'leaf', 'scene'$"): table(tmp_path/'t', rows, target='zzz')
+    with pytest.raises(SourceError, match="'Sceen'; did you mean 'scene'"): tabled(tmp_path/'t', rows, target='Sceen')
+    with pytest.raises(SourceError, match="'zzz'; there are: 'leaf', 'scene'$"): tabled(tmp_path/'t', rows, target='zzz')
     tree(tmp_path/'f', 'a', 'b')
     with pytest.raises(SourceError, match="'zzz'; there are: 'leaf'$"): opened(tmp_path/'f', target='zzz')
     assert opened(tmp_path/'f', target='depth 0').target.vocab == ('a','b'), 'still understood'
@@ -510,7 +510,7 @@ def test_where_a_table_is_looked_for(tmp_path):
 
 def test_an_empty_rank_has_three_ways_out(tmp_path):
     rows = 'path,kind,breed\n'+''.join(f'i{i}/0.png,{"ab"[i%2]},{"" if i == 1 else i}\n' for i in range(4))
-    with pytest.raises(SourceError, match="'breed' is empty in row 1.*fill it, leave the row out, or write whole paths .*one column, which may differ in depth"): table(tmp_path/'t', rows, label=['kind','breed'])
+    with pytest.raises(SourceError, match="'breed' is empty in row 1.*fill it, leave the row out, or write whole paths .*one column, which may differ in depth"): tabled(tmp_path/'t', rows, label=['kind','breed'])
     with pytest.raises(HierarchyError, match="'breed' is missing.*fill it, leave the row out, or write whole paths into one column, which may differ in depth"): Hierarchy.from_table(dict(kind=['a','b'], breed=['x','']), ['kind','breed'])
     with pytest.raises(HierarchyError, match='repeats an earlier row: a / x; give one row a leaf'): Hierarchy.from_table(dict(kind=['a','a'], breed=['x','x']), ['kind','breed'])
 
