@@ -552,7 +552,7 @@ def table_source(
     levels,unit,goal = _tree_levels(h),None,target
     if own and target in levels: raise SourceError(f"{name}: target={target!r} is a level of the labels and a column of the table: call the column otherwise")
     if isinstance(target, str) and not own and target not in levels: # refused there, with the columns that could be meant
-        as_target(str(name), target, h, _tidy(levels) | dict.fromkeys(o for o in have.keys() if isinstance(o, str) and o not in (path, by, group, *labels)))
+        as_target('table', target, h, _tidy(levels) | dict.fromkeys(o for o in have.keys() if isinstance(o, str) and o not in (path, by, group, *labels)))
     if own:
         fine,leaf,levels,goal = _crossed(h, leaf, levels, [columns[target][i] for i in used], target)
         unit,h,levels = None if fine is h else next(iter(_tidy(levels))),fine,levels | {target: goal}
