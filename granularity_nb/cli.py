@@ -62,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f"{self.prog}: {one_line(message)}\n")
 
 def _add_data(p):
-    p.add_argument('--data', help='data set (default: glyphs, which is built in)')
+    p.add_argument('--data', help='data set: cifar100, digits, folder, glyphs, imagenet1k, imagenet21k, inat21, table, tiny-imagenet (default: glyphs, which are drawn, not read)')
     p.add_argument('--root', type=_some, help='where the data set lies')
     p.add_argument('--set', type=_setting, action='append', default=[], metavar='NAME=VALUE', help='further argument of the data set, such as size=32 or target=genus; may be repeated')
 
@@ -155,6 +155,8 @@ def _resumed(args, out):
     if given: raise StudyError(f"--resume goes on with the plan that is stored in {out}, so {given[0]} would have no effect: leave it out, or leave out --resume to ask for another plan (one that has all of the stored one and more extends it)")
     plan = load_plan(out)
     if to_moved and not plan.to: raise StudyError(f"the plan stored in {out} transfers to no other data set: --set and --root say where its images lie; leave out --to-set")
+    for option,old,new in (('--root=…', plan.data_args, moved), ('--to-set root=…', plan.to_args, to_moved)):
+        if 'root' not in new and old.get('root') and not os.path.exists(old['root']): raise StudyError(f"there is no {old['root']}, where images of the study in {out} lay: give where they lie now with {option}; the report of what is done needs none: granularity report {out}")
     return replace(plan, data_args=plan.data_args | moved, to_args=plan.to_args | to_moved)
 
 def _shared_splits(plan):
@@ -169,16 +171,23 @@ def _known(name):
     near = difflib.get_close_matches(name, source_names(), 1)
     raise SourceError(f"unknown data set {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; there are: {', '.join(source_names())}")
 
+def _data(args):
+    "The data set asked for; --root without one is no place of glyphs."
+    from granularity_nb.data.source import SourceError, source_arguments
+    name,_ = _known(args.data or 'glyphs'),_data_args(args)
+    if args.root and 'root' not in source_arguments(name): raise SourceError(f"--root {args.root}: {name} is not read from a folder; "+("choose" if args.data else "say")+" the data set that lies there with --data, such as --data folder (a tree of images) or --data table")
+    return name
+
 def _plan(args):
     from dataclasses import replace
-    from granularity_nb.study.plan import StudyError, _unused_seed, checked, preset, trained_transfers
-    data = _known(args.data or 'glyphs')
+    from granularity_nb.study.plan import StudyError, checked, preset, trained_transfers, unused_seed
+    data = _data(args)
     plan = preset(data, args.preset or 'quick', _data_args(args))
     given = dict(maps=args.levels, transfers=args.transfers, splits=args.splits, seeds=args.seeds, device=args.device, lrs=args.lrs, comparison=args.comparison, to=args.to and _known(args.to), to_args=_settings('--to-set', args.to_set) or None)
     plan = replace(plan, **{k: v for k,v in given.items() if v is not None})
     if args.to and not args.splits: plan = replace(plan, splits=_shared_splits(plan))
     if not set(trained_transfers) & set(plan.transfers): plan = replace(plan, lrs={k: o for k,o in plan.lrs.items() if k != 'transfer'}) # none of them has a rate
-    if _unused_seed(plan): raise StudyError(_unused_seed(plan))
+    if unused_seed(plan): raise StudyError(unused_seed(plan))
     return checked(_fewer(plan, args) if args.images else plan)
 
 def _fewer(plan, args):
@@ -215,8 +224,8 @@ def _study(args):
     path,results = report(out),collect(out)
     for r in plan.recipes:
         table = _table(error_table(results, r, plan.splits[0]))
-        over = f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)}"+(', in brackets that of the images' if '(' in table else '')
-        _say(f"\nTarget error in %, mean ± 95 % interval over {over} (recipe '{r}', split '{plan.splits[0]}')\n\n{table}")
+        over = f"mean{' ± 95 % interval'*('±' in table)} over {len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)}"+(', in brackets the 95 % interval of the images' if '(' in table else '')
+        _say(f"\nTarget error in %, {over} (recipe '{r}', split '{plan.splits[0]}')\n\n{table}")
     _say('\n'+'\n'.join(map(one_line, findings(results[results.split.isin((*plan.splits, 'valid'))], plan.comparison))))
     _say(f"\n{(time.time()-start)/60:.1f} minutes. The report with the curve: {path}")
 
@@ -227,8 +236,8 @@ def _report(args):
 
 def _levels(args):
     import numpy as np, pandas as pd
-    from granularity_nb.data.source import Source, SourceError
-    data = _known(args.data or 'glyphs')
+    from granularity_nb.data.source import Source, SourceError, nothing_finer
+    data = _data(args)
     source = Source.open(data, **_data_args(args) | _without_pixels(data))
     leaf,rows = source.split('train').leaf,[]
     if not len(leaf): raise SourceError(f"{data!r} has no training images")
@@ -238,6 +247,7 @@ def _levels(args):
         rows.append({'level': name, 'classes': len(n), 'images a class (min, median, max)': f'{n.min()}, {np.median(n):.0f}, {n.max()}', 'refines the target': 'yes' if m.refines(source.target) else 'no'})
     rows.insert(0, {'level': 'image', 'classes': len(leaf), 'images a class (min, median, max)': '1, 1, 1', 'refines the target': 'yes'})
     _say(f"{source!r}\n\n{_table(pd.DataFrame(rows))}\n\nAlso: level:K, depth:D, and the controls random-groups:LEVEL, random-groups-across:LEVEL, random-splits:LEVEL, kmeans-within:LEVEL, kmeans-across:LEVEL (splits and clusters also take a number)")
+    if says := nothing_finer(source): _say(says)
 
 # %% ../nbs/cli.ipynb #fd730b10
 def _check_memory(args):

@@ -2,7 +2,7 @@
 import pickle, warnings
 import fastai.callback.progress # gives Learner its `no_bar`
 import numpy as np, pytest, torch
-from granularity_nb.data.block import GatherDL, RandomShift, augmentation, dataloaders, relabel
+from granularity_nb.data.block import GatherDL, RandomShift, augmentation, datablock, dataloaders, in_order, relabel
 from granularity_nb.data.source import Source, SourceError, Split
 from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
 
@@ -590,6 +590,15 @@ def test_all_that_fastai_offers_with_names_and_numbers_right(pets, how, tmp_path
     alone = load_learner(tmp_path/'learn.pkl')
     with alone.no_bar(): assert plain(alone.predict(picture)[0]) == answer and [*alone.dls.vocab] == names
     plt.close('all')
+
+
+def test_the_name_of_a_level_does_for_its_label_map(pets):
+    a = dataloaders(pets, 'breed', also=['species'])
+    assert a.label_map is pets.level('breed') and relabel(a, 'species').label_map is pets.level('species') and relabel(a, 'target').label_map is pets.target
+    assert in_order(pets, 'species', 'test').dataset.tls[1].vocab == ['cat','dog'] and len(datablock(pets, 'breed').datasets(pets)) == 53
+    for f in (lambda o: dataloaders(pets, o), lambda o: relabel(a, o), lambda o: datablock(pets, o), lambda o: in_order(pets, o)):
+        with pytest.raises(SourceError, match="no level of 'pets' 'specie'; did you mean 'species'"): f('specie')
+        with pytest.raises(SourceError, match="no level of 'pets' 3"): f(3)
 
 
 @pytest.mark.parametrize('exported', [False, True])

@@ -200,7 +200,10 @@ def test_the_terminal_says_of_the_best_what_the_report_says(tmp_path, capsys, mo
     monkeypatch.setattr(run, 'collect', lambda *args: pd.DataFrame(rows))
     monkeypatch.setattr(report, 'report', lambda folder: tmp_path/'r.html')
     code,out,_ = _call(capsys, 'study', *SMALL, '--levels', 'script,kind', '--splits', 'test', '--seeds', '0,1,2', '--out', tmp_path)
-    assert code == 0 and 'best on the validation images is kind' in out and 'over 3 seeds (recipe' in out and 'flatters' not in out
+    assert code == 0 and 'best on the validation images is kind' in out and 'mean ± 95 % interval over 3 seeds (recipe' in out and 'flatters' not in out
+    monkeypatch.setattr(run, 'collect', lambda *args: pd.DataFrame(rows).query('seed == 0'))
+    code,out,_ = _call(capsys, 'study', *SMALL, '--levels', 'script,kind', '--splits', 'test', '--seeds', '0', '--out', tmp_path)
+    assert code == 0 and 'mean over 1 seed, in brackets the 95 % interval of the images (recipe' in out and '±' not in out
 
 
 # ---- where it is printed
@@ -253,3 +256,25 @@ def test_a_folder_in_other_bytes(tmp_path, capsys, monkeypatch):
     assert r'\udcff holds no study' in _refused(capsys, 'report', odd)
     write_whole(tmp_path/'plan.json', json.dumps(dict(root=odd), ensure_ascii=False))
     assert json.loads((tmp_path/'plan.json').read_text(encoding='utf-8')) == dict(root=odd)
+
+
+# ---- where data lie
+
+def test_a_root_that_no_data_set_reads(capsys):
+    for command in ('study','levels'):
+        err = _refused(capsys, command, '--root', 'a1')
+        assert '--root a1' in err and '--data folder' in err and 'table' in err
+        assert 'glyphs' in _refused(capsys, command, '--data', 'glyphs', '--root', 'a1')
+
+
+def test_help_names_the_data_sets(capsys):
+    from granularity_nb.data.source import _built_in
+    code,out,_ = _call(capsys, 'study', '--help')
+    assert code == 0 and ', '.join(sorted(_built_in)) in ' '.join(out.split())
+
+
+def test_levels_of_a_flat_folder_say_what_is_finer(tmp_path, capsys):
+    for k in 'ab': (tmp_path/k).mkdir(), Image.fromarray(np.zeros((4,4), np.uint8)).save(tmp_path/k/'1.png')
+    args = 'levels','--data','folder','--root',tmp_path,'--set','valid=0','--set','test=0'
+    said = 'no level finer than its target: finer labels are image'
+    assert said in _call(capsys, *args)[1] and said not in _call(capsys, 'levels', *SMALL)[1]

@@ -480,6 +480,21 @@ def test_from_datasets():
     with pytest.raises(SourceError, match='has no classes'): from_datasets('own', dict(train=[(0, 0)]), h)
     with pytest.raises(HierarchyError, match='unknown leaf'): from_datasets('own', dict(train=Fake()), h, classes=['cat','poodle'])
 
+def test_from_datasets_refuses_at_the_door():
+    class Fake:
+        classes = ['tabby','poodle']
+        def __len__(self): return 4
+        def __getitem__(self, i): raise AssertionError('nothing is read')
+    h = Hierarchy.from_paths({'poodle': ['dog'], 'beagle': ['dog'], 'tabby': ['cat']})
+    for args,kw,says in [((Fake(), h), {}, 'not as a Fake'), (([Fake()], h), {}, 'not as a list'), ((dict(Train=Fake()), h), {}, "'Train'; did you mean 'train'"), ((dict(train=Fake(), val=Fake()), h), {}, "'val'; did you mean 'valid'"),
+        ((dict(a=Fake()), h), {}, "no split 'train', only 'a'"), ((dict(train=Fake()), {'poodle': ['dog']}), {}, 'hierarchy must be a Hierarchy'), ((dict(train=Fake()), h), dict(size=32), "no argument 'size'.*Resize"),
+        ((dict(train=Fake()), h), dict(target='kind'), "no level of 'own' 'kind'"), ((dict(train=Fake()), h), dict(target={'poodle': 'x'}), 'no class'), ((dict(train=Fake()), h), dict(levels=[h.level(1)]), 'levels are given with their names')]:
+        with pytest.raises(SourceError, match=f'own: .*{says}' if 'kind\'' not in says else says): from_datasets('own', *args, **kw)
+    class Painted(Fake):
+        def __getitem__(self, i): return Image.new('RGB', (4,4)), i % 2
+    assert from_datasets('own', dict(train=Painted()), h, target='depth 0').target.vocab == ('cat','dog')
+    assert from_datasets('own', dict(train=Painted()), h, target=dict(poodle='x', beagle='y', tabby='x')).level('target').vocab == ('x','y')
+
 
 def test_lists_and_stores_share_one_cache_folder(monkeypatch, tmp_path):
     from granularity_nb.data.images import _cache

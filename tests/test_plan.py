@@ -310,7 +310,7 @@ def test_a_seed_that_a_repetition_draws_itself_has_no_effect(change):
     small,few = dict(n_train=60, n_valid=40, n_test=40, max_chars=5),[['subsample', dict(n=50)]]
     plan = Plan(data_args=small, maps=('script',), transfers=('finetune',), seeds=(0,), redraw=True)
     for right in (plan, replace(plan, redraw=False, data_args=dict(seed=3)), replace(plan, data_args=dict(seed=3, steps=few))):
-        assert not module._unused_seed(right), 'where steps draw, the seed of the data set stays'
+        assert not module.unused_seed(right), 'where steps draw, the seed of the data set stays'
     with pytest.warns(UserWarning) as told: assert runs(replace(plan, **change | dict(data_args=small | change.get('data_args', {})))), 'a stored plan is gone on with'
     assert f"a seed of {change.get('to', 'glyphs')!r} has no effect" in str(told[0].message)
 
@@ -346,3 +346,24 @@ def test_what_is_planned_runs_to_its_end(change, tmp_path):
         rs = runs(plan)
         for r in rs: execute(plan, r, tmp_path)
         assert len(collect(tmp_path, rs)) == sum(len(r.transfers) for r in rs)*2, 'on the test and the validation images'
+
+
+def test_a_study_of_nothing_but_the_target_says_what_is_finer():
+    plan = replace(_set(name='flat', paths={'cat': ['pet'], 'dog': ['pet'], 'cow': ['farm']}, target=lambda h: h.level(0), levels=dict(leaf=lambda h: h.level(0)), **EVERY | {k: [0,1,2]*5 for k in EVERY}), transfers=('finetune',))
+    with pytest.warns(UserWarning, match="only label map is the target itself.*'flat' has no level finer than its target.*image .*random-splits:N.*kmeans-within:N.*table"): runs(plan)
+    for maps in (('random-splits:4',), ('leaf','image')):
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            runs(replace(plan, maps=maps))
+    plan = replace(_set(**EVERY), maps=('target',))
+    with pytest.warns(UserWarning, match='only label map is the target itself.*there are: leaf, kind'): assert [o.map for o in runs(plan)] == ['direct','target']
+    with pytest.raises(StudyError, match="'target' and 'kind' are the same classes"): runs(replace(plan, maps=('target','kind')))
+
+
+def test_a_target_of_ones_own_can_be_pretrained_on(tmp_path):
+    for k in 'abc':
+        for o in range(12): (tmp_path/'f'/k).mkdir(parents=True, exist_ok=True), Image.fromarray(np.full((8,8,3), 9*o, np.uint8)).save(tmp_path/'f'/k/f'{o}.png')
+    args = dict(root=str(tmp_path/'f'), target=dict(a='x', b='x', c='y'), valid=6, test=6, size=8)
+    plan = Plan(data='folder', data_args=args, maps=('leaf','target'), transfers=('readout',), seeds=(0,), recipes=_recipes())
+    assert [o.map for o in runs(plan)] == ['direct','leaf','target'] and runs(plan)[0].config['digest'] == runs(plan)[2].config['digest']
+    assert preset('folder', 'full', args).maps == ('leaf','target')

@@ -388,6 +388,26 @@ def test_noise_that_reaches_no_image_is_said():
     with pytest.warns(SourceWarning, match='0.01 is not even one of 20 images'): assert (s.label_noise(.01).split('train').leaf == s.split('train').leaf).all()
 
 
+def test_a_target_that_is_no_level_becomes_one(registry):
+    @register('pets')
+    def make_pets(): return make()
+    own = dict(poodle='big', beagle='small', tabby='small', persian='big')
+    for target in (own, LabelMap(pets.leaves, ['big','small'], [['big','small'].index(own[o]) for o in pets.leaves])):
+        s = Source.open('pets', target=target)
+        assert [*s.levels] == ['breed','species','target'] and s.level('target') is s.target and s.counts('target').tolist() == [2, 3]
+        assert s.but(target=pets.level(1)).levels == make().levels and [*s.but(target=pets.level(0)).levels] == ['breed','species']
+        assert s.subsample(3).level('target') is s.target
+    same = Source.open('pets', target=dict(poodle='D', beagle='D', tabby='C', persian='C'))
+    assert [*same.levels] == ['breed','species'] and same.level('target').vocab == ('C','D'), 'a level by another name'
+    assert [*make(target=pets.level(0), levels=dict(species=pets.level(1))).levels] == ['target','species'], 'before what is coarser'
+    with pytest.raises(SourceError, match="'pets' has a level 'target', which is not its target"): make(target=pets.level(0), levels=dict(target=pets.level(1)))
+
+def test_the_name_of_a_level_is_a_label_map():
+    s = make()
+    assert s.level('target') is s.target and s.level(s.target) is s.target
+    assert s.target_for('breed') is s.target and s.target_for('breed', 'breed') == s.level('breed')
+
+
 @pytest.mark.parametrize('n', [0, 3, 12_001])
 def test_many_files_are_asked_for_their_sizes_at_once(n, tmp_path, monkeypatch):
     "By other threads than the caller's, and the digest is that of sizes and names in their order; few files are asked one by one."
@@ -427,3 +447,11 @@ def test_what_is_no_pixels_is_named_with_its_remedy(tmp_path):
 
 def test_channels():
     assert [Split(np.zeros((2,3,3,*o), np.uint8), [0,0]).channels for o in ((), (1,), (3,))] == [1, 1, 3]
+
+def test_is_made(tmp_path):
+    from PIL import Image
+    Image.new('RGB', (4,4)).save(tmp_path/'a.png')
+    later = Split(lambda: np.zeros((1,2,2), np.uint8), [0])
+    before = later.is_made
+    later.images
+    assert (before, later.is_made, Split(np.zeros((1,2,2), np.uint8), [0]).is_made, Split([tmp_path/'a.png'], [0]).is_made) == (False, True, True, False)

@@ -204,14 +204,15 @@ class Start(Callback):
 
 def begun(ckpt, source, r, target=None, **kw):
     start = Start()
-    transfer(ckpt, source, target, recipe=r, progress=False, cbs=[start], **kw)
+    start.chosen = getattr(transfer(ckpt, source, target, recipe=r, progress=False, cbs=[start], **kw), 'chosen', None)
     return start
 
 
 def test_probe_first_begins_at_the_probe(bars, fine):
-    start,probe = begun(fine, bars, replace(short, head='probe')).state,transfer(fine, bars, how='probe')
+    first,probe = begun(fine, bars, replace(short, head='probe')),transfer(fine, bars, how='probe')
+    assert first.chosen == probe.chosen and 'C_place' in probe.chosen
     model = Classifier(create_backbone('small', 1), 2)
-    model.load_state_dict(start)
+    model.load_state_dict(first.state)
     x = torch.randn(8, 1, 16, 16)
     assert same_weights(model, probe) and torch.equal(model.eval()(x), probe.eval()(x))
 

@@ -196,7 +196,8 @@ class GatherDL(TfmdDL):
             fs = _gatherers(self.dataset)
             for b in chunked(samps, self.bs, self.drop_last):
                 x,r = fs[0].fetch(rows[list(b)])
-                if len(r): yield x, *(f.gather(r) for f in fs[1:]) # of a batch of one image, nothing may be left
+                least = 2 if self.shuffle and len(b) > 1 else 1 # of a batch nothing may be left, or a single image, on which batch normalisation cannot train
+                if len(r) >= least: yield x, *(f.gather(r) for f in fs[1:])
 
 # %% ../../nbs/data/05_block.ipynb #fe6b9af4
 @patch
@@ -531,7 +532,7 @@ def _labels(label_map, also, leaf):
 
 # %% ../../nbs/data/05_block.ipynb #3db92c38
 def datablock(source:Source,         # images and leaf labels
-              label_map:LabelMap,    # classes to train on
+              label_map:LabelMap,    # classes to train on, or the name of a level
               train:str='train',     # split to train on
               valid:str='valid',     # split to validate on; None for none
               augment:str='none',    # see `augmentation`
@@ -540,6 +541,7 @@ def datablock(source:Source,         # images and leaf labels
               dtype=None,            # of the images in a batch, such as torch.bfloat16; float32 if None
              )->DataBlock:           # its items are row numbers, counted through both splits
     "A fastai `DataBlock` of `source` at `label_map`; normalised by the training split's statistics."
+    label_map,also = source.level(label_map),[source.level(o) for o in also]
     leaf,splits = leaf_codes(source, label_map, [s for s in (train, valid) if s])
     if images is None or len(images.splits) != len(splits): images = RowImage((source.split(s) for s in splits), getattr(source, 'decode', None))
     n = len(source.split(train))
@@ -606,7 +608,7 @@ def _datasets(block, source):
     with _looking([f for tfms in block.type_tfms for f in tfms]): return Datasets(items, tfms=list(block.type_tfms), splits=block.splitter(items), dl_type=GatherDL, n_inp=1)
 
 def dataloaders(source:Source,      # images and leaf labels
-                label_map:LabelMap, # classes to train on
+                label_map:LabelMap, # classes to train on, or the name of a level
                 bs:int=64,          # batch size
                 train:str='train',  # split to train on
                 valid:str='valid',  # split to validate on; None for none
@@ -622,6 +624,7 @@ def dataloaders(source:Source,      # images and leaf labels
                )->DataLoaders:
     "fastai `DataLoaders` of `source` at the granularity of `label_map`."
     if place not in ('auto','device','host'): raise SourceError(f"place {place!r} is unknown; use 'auto', 'device' or 'host'")
+    label_map,also = source.level(label_map),[source.level(o) for o in also]
     block = datablock(source, label_map, train, valid, augment, images, also, dtype)
     dls = _datasets(block, source).dataloaders(bs=bs, num_workers=num_workers, device=device, after_item=block.item_tfms, after_batch=block.batch_tfms)
     dls.train.drop_last = dls.train.n > bs and dls.train.n % bs == 1 # batch normalisation cannot train on a single image
@@ -651,14 +654,15 @@ class _RowNumber(Transform):
     def gather(self, rows): return torch.as_tensor(np.asarray(rows))
 
 def in_order(source:Source,      # images and leaf labels
-             label_map:LabelMap, # classes
+             label_map:LabelMap, # classes, or the name of a level
              split:str='test',   # whose images
              bs:int=256,         # batch size
              device=None,        # torch device; fastai's default if None
              num_workers:int=0,  # processes that make batches; for images that are decoded when they are read
             )->GatherDL:         # batches of images, classes and row numbers
     "Every image of one split, in order, normalised by the training split's statistics; no other split is looked at."
-    device,(leaf,_) = default_device() if device is None else torch.device(device), leaf_codes(source, label_map, [split])
+    label_map,device = source.level(label_map),default_device() if device is None else torch.device(device)
+    leaf,_ = leaf_codes(source, label_map, [split])
     if not len(leaf): raise SourceError(f"the split {split!r} of {source.name!r} has no images")
     tfms = [RowImage([source.split(split)], getattr(source, 'decode', None)), RowLabel(label_map, leaf), _RowNumber()]
     dl = GatherDL(Datasets(range(len(leaf)), tfms=tfms, do_setup=False, dl_type=GatherDL, n_inp=1), bs=bs, shuffle=False, num_workers=num_workers, after_batch=[IntToFloatTensor, _normalize(source.split('train'))])
@@ -683,11 +687,11 @@ def _with_tfm(tl, tfm):
     return tl
 
 def relabel(dls:DataLoaders,     # loaders made by `dataloaders`
-            label_map:LabelMap,  # the new classes
+            label_map:LabelMap,  # the new classes, or the name of a level
            )->DataLoaders:       # new loaders over the same images; `dls` stays as it is
     "The same images at another granularity; no image is read, copied or decoded."
     if not hasattr(dls, 'source'): raise SourceError('relabel needs loaders that were made by `dataloaders`')
-    images,*labels = _gatherers(dls.train_ds)
+    (images,*labels),label_map = _gatherers(dls.train_ds),dls.source.level(label_map)
     if label_map.leaves != dls.label_map.leaves: return dataloaders(dls.source, label_map, images=images, **dls.settings)
     new,balance = _labels(label_map, dls.settings['also'], labels[0].leaf),dls.settings['balance']
     weights = sample_weights(label_map, labels[0].leaf[:dls.train.n], balance) if balance else None

@@ -9,6 +9,7 @@ __all__ = ['carve', 'folder_source', 'table_source', 'tiny_imagenet_source', 'im
 # %% ../../nbs/data/04_images.ipynb #f48bfdaa
 import csv, os, re, warnings
 import numpy as np
+from collections.abc import Mapping
 from pathlib import Path
 from ..files import cache_folder
 from .source import (Files, Rows, Source, SourceError, SourceWarning, Split, as_target, dataset_classes, labelled_images,
@@ -41,6 +42,11 @@ def _layout(name, root, wrong, expected, near=lambda o: False):
     return SourceError(f'{name}: {wrong}{hint}\n  expected below root: {expected}\n  found in {root}: {_found(root)}')
 
 # %% ../../nbs/data/04_images.ipynb #c4e42aa4
+def _no_images(root):
+    "What to say of a folder without images."
+    hidden = next((o for _,_,names in os.walk(root) for o in names if o[0] == '.' and o.lower().endswith(image_types)), None)
+    return 'there are no images'+(f' but hidden ones, such as {hidden!r}: files whose names begin with a dot are skipped, rename them' if hidden else '')
+
 def _root(name, root, holds):
     "The folder of a data set, absolute."
     if root is not None and not os.fspath(root).strip(): raise SourceError(f"{name}: root={root!r} is empty; it is the folder that holds {holds}, '.' for the one you are in")
@@ -213,7 +219,9 @@ def _warn_unseen(name, h, leaf, parts, target, said):
         if len(new): warnings.warn(f"{name}: {len(new)} classes have images in {k!r} but none in 'train', such as {h.leaves[new[0]]!r}: are the names spelt alike?", SourceWarning, stacklevel=5)
 
 # %% ../../nbs/data/04_images.ipynb #222306ca
-def _target_map(name, target, h, levels): return [*_tidy(levels).values()][-1] if target is None else as_target(name, target, h, levels)
+def _target_map(name, target, h, levels):
+    if target is None: return [*_tidy(levels).values()][-1]
+    return as_target(name, target, h, levels if not isinstance(target, str) or target in levels else _tidy(levels)) # what is offered is what there is
 
 # %% ../../nbs/data/04_images.ipynb #3c9abf50
 def _finish(
@@ -331,7 +339,7 @@ def folder_source(
     "Images in a tree of folders of any depth."
     root = _root('folder', root, 'folders of images')
     files = _find('folder', root, cache=cache, strict=strict) if root.is_dir() else []
-    if not len(files): raise _layout('folder', root, 'there are no images', _folder_layout)
+    if not len(files): raise _layout('folder', root, _no_images(root), _folder_layout)
     names = [] if ranks is None else _names_of('folder: ranks', ranks)
     of,classes = _folder_parts(root, files, splits)
     said = splits or {k: o.partition('/')[0] for o,k in zip(files.folders, of)}
@@ -464,7 +472,7 @@ def _row_parts(table, of, files, row, names_of_leaf, repeats):
     if len(twice): warnings.warn(f"{table}: {len(twice)} files are in several rows, such as {names[twice[0]]!r} in {of[first[group[twice[0]]]]!r} and {of[twice[0]]!r}; leakage() lists those in two splits", SourceWarning, stacklevel=4)
     return parts
 
-def _cells(table, have, names, optional):
+def _cells(table, have, names, optional, ranks=()):
     "Some columns of a table as lists of texts without blanks; an optional one may be missing."
     lost = [o for o in names if o not in have.keys()]
     if lost: raise SourceError(f"{table}: there is no column {lost[0]!r}, only {', '.join(map(repr, have.keys()))}; "
@@ -473,7 +481,7 @@ def _cells(table, have, names, optional):
     if not out[names[0]]: raise SourceError(f'{table} has column names, but no rows: it needs one for each image')
     for k,o in out.items():
         bad = [i for i,c in enumerate(o) if not hasattr(c, '__len__') and is_missing(c) or isinstance(c, str) and not c.strip()] # a list is refused by its kind
-        if bad: raise SourceError(f'{table}: column {k!r} is empty in row {bad[0]} (rows count from 0)'+(f' and {len(bad)-1} more' if len(bad) > 1 else '')+'; fill it, or leave the row out')
+        if bad: raise SourceError(f'{table}: column {k!r} is empty in row {bad[0]} (rows count from 0)'+(f' and {len(bad)-1} more' if len(bad) > 1 else '')+('; fill it, leave the row out, or write whole paths such as animal/dog/poodle into one column, which may differ in depth' if k in ranks else '; fill it, or leave the row out'))
     try: return {k: [c.strip() for c in texts(o, f'column {k!r}')] for k,o in out.items()}
     except HierarchyError as e: raise SourceError(f'{table}: {e}') from None
 
@@ -524,7 +532,7 @@ def table_source(
     root = _root('table', root, 'the images, or the table')
     file = None if file is None else os.path.expanduser(os.fspath(file))
     name = root if file is None else root/file
-    if not name.is_file(): raise SourceError(f"table: {name} is no file; root=… is the table, or the folder of the images together with file='….csv'")
+    if not name.is_file(): raise SourceError(f"table: {name} is no file"+(f": file={str(file)!r} is looked for in root, {root}" if file is not None else '')+"; root=… is the table, or the folder of the images together with file='….csv'")
     labels = [label] if isinstance(label, str) else _names_of('table: label', label)
     if sep == '': raise SourceError("table: sep='' separates nothing; pass None if a label is one name")
     if splits is True or splits == {}: raise SourceError(f"table: splits must be False (there are none) or say which cells mean what, as in splits={{'train': '1', 'test': '2'}}, not {splits!r}")
@@ -532,7 +540,7 @@ def table_source(
     own = isinstance(target, str) and target not in labels and target in have.keys()
     by = split # the column that is used; `split` is what was asked for
     if splits is None and split == 'split' and split not in have.keys(): by = _overlooked(name, have, [path, *labels, group, target]) or split
-    columns = _cells(name, have, [path, *labels, *([group] if group is not None else []), *([target] if own else [])], [] if by is None else [by])
+    columns = _cells(name, have, [path, *labels, *([group] if group is not None else []), *([target] if own else [])], [] if by is None else [by], () if isinstance(label, str) else labels)
     if split not in (None, 'split') and split not in columns: raise SourceError(f'{name}: there is no column {split!r} for the splits, only {", ".join(map(repr, have.keys()))}')
     if splits and split not in columns: raise SourceError(f"{name}: splits says what cells mean, but there is no column {split!r}; name it with split=…")
     files,paths = _row_files(name, name.parent if file is None else root, columns[path]),_row_paths(name, columns, label, sep)
@@ -543,6 +551,8 @@ def table_source(
     h,leaf = _tree(paths, () if isinstance(label, str) else tuple(label), shared)
     levels,unit,goal = _tree_levels(h),None,target
     if own and target in levels: raise SourceError(f"{name}: target={target!r} is a level of the labels and a column of the table: call the column otherwise")
+    if isinstance(target, str) and not own and target not in levels: # refused there, with the columns that could be meant
+        as_target('table', target, h, _tidy(levels) | dict.fromkeys(o for o in have.keys() if isinstance(o, str) and o not in (path, by, group, *labels)))
     if own:
         fine,leaf,levels,goal = _crossed(h, leaf, levels, [columns[target][i] for i in used], target)
         unit,h,levels = None if fine is h else next(iter(_tidy(levels))),fine,levels | {target: goal}
@@ -744,7 +754,7 @@ def imagenet21k_source(
     ignored = [o for o in next(os.walk(root))[1] if split_of(o) and o not in (train, val)] if train else []
     if ignored: warnings.warn(f"{name}: {', '.join(map(repr, ignored))} in {root} is not read; call the folder of validation images val", SourceWarning, stacklevel=3)
     files = _find(name, root, [train, val] if train and val else [train or ''], cache, strict)
-    if not len(files): raise _layout(name, root, 'there are no images', _21k_layout)
+    if not len(files): raise _layout(name, root, _no_images(root), _21k_layout)
     wnids = _wnids_of(name, root, files.folders, 1 if train else 0, _21k_layout)
     if '' in wnids: raise _layout(name, root, 'images lie in no folder of a wnid', _21k_layout)
     labels = _labelled(name, root, files, wnids)
@@ -822,22 +832,36 @@ def cifar100_source(
     return Source(name, h, splits, target_map, levels, dict(valid=valid, seed=seed, target=plain_target(target)), dict(root=str(root)))
 
 # %% ../../nbs/data/04_images.ipynb #a7dd8cf1
+def _check_datasets(name, datasets, hierarchy, levels, more):
+    "Refuse what cannot become a source, before anything is read."
+    if not isinstance(datasets, Mapping): raise SourceError(f"{name}: datasets are given with the names of their splits, as in {{'train': …, 'test': …}}, not as a {type(datasets).__name__}")
+    if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
+    usual = {o: split_of(o) for o in datasets if isinstance(o, str) and split_of(o) in ('train','valid','test')}
+    odd = next((o for o,k in usual.items() if k not in datasets), None)
+    if odd is not None: raise SourceError(f"{name}: no split is called {odd!r}; did you mean {usual[odd]!r}?")
+    if 'train' not in datasets: raise SourceError(f"{name}: there is no split 'train', only {', '.join(map(repr, datasets))}")
+    if not isinstance(hierarchy, Hierarchy): raise SourceError(f'{name}: hierarchy must be a Hierarchy over the class names, not a {type(hierarchy).__name__}; Hierarchy.from_paths makes one')
+    if levels is not None and not isinstance(levels, Mapping): raise SourceError(f'{name}: levels are given with their names, as in {{\'kind\': …}}, not as a {type(levels).__name__}')
+    extra = next((o for o in more if o not in ('args','where','title','unit')), None)
+    if extra is not None: raise SourceError(f"{name}: from_datasets takes no argument {extra!r}, only args, where, title and unit of `Source`"+("; a transform of the dataset decides the size, such as Resize" if extra == 'size' else ''))
+
 def from_datasets(
     name:str,      # what the source is called
     datasets:dict, # split ('train', 'valid', 'test', …) → map-style dataset of (image, class number or name)
     hierarchy:Hierarchy, # over the class names
     classes=None,  # the class names in the order of their numbers; or split → those; None: each dataset's own, or the first's where it has none
-    target=None,   # `LabelMap` of the hierarchy's leaves; None for its coarsest level
+    target=None,   # name of a level, `LabelMap` of the hierarchy's leaves, or leaf → class; None for its coarsest level
     levels=None,   # name → `LabelMap`; None for those of a tree
     **kw,          # further arguments of `Source`, such as `args`
 )->Source:
     "A source from torch datasets, each with its own numbering of classes."
-    if not datasets: raise SourceError(f'{name}: there are no datasets: pass {{\'train\': …}}')
+    _check_datasets(name, datasets, hierarchy, levels, kw)
+    levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
+    if isinstance(target, (str, Mapping)): target = as_target(name, target, hierarchy, levels)
     classes = classes if isinstance(classes, dict) else dict.fromkeys(datasets, classes)
     first,splits = dataset_classes(next(iter(datasets.values()))),{}
     for k,o in datasets.items():
         try: names,images = labelled_images(o, classes.get(k), first, f'classes={{{k!r}: […]}}')
         except SourceError as e: raise SourceError(f'{name}, {k!r}: {e}') from e.__cause__
         splits[k] = Split(images, hierarchy.codes(names))
-    levels = _tidy(_tree_levels(hierarchy)) if levels is None else levels
     return Source(name, hierarchy, splits, target or [*levels.values()][-1], levels, **kw)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SourceError', 'SourceWarning', 'Rows', 'Files', 'parquet_column', 'Split', 'dataset_classes', 'labelled_images',
-           'Source', 'as_target', 'plain_target', 'register', 'source_module', 'source_names', 'source_arguments',
-           'identity_args', 'stratified_order']
+           'Source', 'nothing_finer', 'as_target', 'plain_target', 'register', 'source_module', 'source_names',
+           'source_arguments', 'identity_args', 'stratified_order']
 
 # %% ../../nbs/data/01_source.ipynb #a165bb58
 import difflib, hashlib, importlib, inspect, json, operator, os, sys, types, typing, warnings
@@ -283,6 +283,11 @@ class Split:
         "Whether the images can be had as an array; files that were only listed cannot."
         return self._images is not None
 
+    @property
+    def is_made(self)->bool:
+        "Whether the images are there; others are made by a function when they are first asked for."
+        return self.has_pixels and (not callable(self._images) or 'images' in vars(self))
+
     @cached_property
     def images(self)->np.ndarray: # uint8, (n, height, width[, channels]); a numpy array or what looks like one
         "The images, made when first asked for and then kept."
@@ -510,6 +515,13 @@ def _plain(name, args):
     except TypeError as e: raise SourceError(f'args of {name!r} do not fit into JSON: {e}') from None
 
 # %% ../../nbs/data/01_source.ipynb #0999c481
+def _with_target(name, levels, target):
+    "Levels, the target among them: as 'target', before all coarser ones, if it groups the leaves as none does."
+    if target.n_classes < 2 or any(m is target or m.multi == target.multi and m.refines(target) and target.refines(m) for m in levels.values()): return levels
+    if 'target' in levels: raise SourceError(f"{name!r} has a level 'target', which is not its target: call the level otherwise")
+    finer = {k: m for k,m in levels.items() if m.n_classes >= target.n_classes}
+    return finer | dict(target=target) | levels
+
 class Source:
     "A data set: its splits, the hierarchy over its leaves, named levels of it, and the target."
     def __init__(self,
@@ -528,13 +540,14 @@ class Source:
         levels = dict(levels or {})
         levels = dict(zip(_texts('the name of a level', levels), levels.values()))
         self.levels,self.args,self.where,self.title,self.unit = levels,_plain(name, args or {}),_plain(name, where or {}),title,unit
-        if unit is not None: self.level(unit)
         for what,m in [('target', target), *self.levels.items()]:
             if m.leaves != hierarchy.leaves: raise SourceError(f'{what!r} of {name!r} is a map of other leaves than the '
                 f'hierarchy has ({len(m.leaves)} against {hierarchy.n_leaves}): build it from the same hierarchy')
         for what,s in self.splits.items():
             if len(s) and not 0 <= s.leaf.min() <= s.leaf.max() < hierarchy.n_leaves: raise SourceError(
                 f'split {what!r} of {name!r} has leaf numbers outside 0 … {hierarchy.n_leaves-1}, the leaves there are')
+        self.levels = _with_target(name, self.levels, target)
+        if unit is not None: self.level(unit)
 
     def __repr__(self):
         n = ', '.join(f'{k} {len(s)}' for k,s in self.splits.items())
@@ -559,17 +572,21 @@ def split(self:Source,
 
 @patch
 def level(self:Source,
-    name:str, # one of `source.levels`
+    name:str|LabelMap, # one of `source.levels`, or 'target'; a label map is returned as it is
 )->LabelMap:  # leaf → class
-    "The level called `name`."
-    return _pick(f'level of {self.name!r}', name, self.levels)
-
-def _as_map(source, level):
-    "A label map, given itself, by the name of a level, or as 'target'."
-    if isinstance(level, LabelMap): return level
-    return source.target if level == 'target' and level not in source.levels else source.level(level)
+    "The level called `name`: whatever takes a label map of a source asks here, so that a name will do."
+    if isinstance(name, LabelMap): return name
+    return self.target if isinstance(name, str) and name == 'target' and name not in self.levels else _pick(f'level of {self.name!r}', name, self.levels)
 
 # %% ../../nbs/data/01_source.ipynb #b2dc37f4
+def nothing_finer(
+    source:Source,
+)->str: # '' if there is a level that divides a class of the target
+    "What to say of a data set that offers nothing finer than its target."
+    if any(not source.target.refines(m) for m in source.levels.values()): return ''
+    return (f"{source.name!r} has no level finer than its target: finer labels are image (a class each), random-splits:N and kmeans-within:N (N classes drawn or found within those of the target); "
+            "or those of your own, as folders within folders, or as further columns of a table")
+
 @patch
 def ids(self:Source,
     split:str, # one of `source.splits`
@@ -590,11 +607,11 @@ def leaf_map(self:Source,
 # %% ../../nbs/data/01_source.ipynb #4fede0dc
 @patch
 def target_for(self:Source,
-    label_map:LabelMap,        # over the leaf labels, or over the images of 'train' as `leaf_map` names them
+    label_map:LabelMap,        # a level's name, or over the leaf labels, or over the images of 'train' as `leaf_map` names them
     target=None,               # over the leaf labels, or the name of a level; the source's own if None
 )->LabelMap:                   # over the leaves of `label_map`
     "`target` over the same leaves as `label_map`, which may speak of training images instead of leaf labels."
-    target = self.target if target is None else _as_map(self, target)
+    label_map,target = self.level(label_map),self.target if target is None else self.level(target)
     if label_map.leaves == target.leaves: return target
     images = self.leaf_map('train')
     if label_map.leaves != images.leaves: raise SourceError(f'label map {label_map.name!r} speaks neither of the {len(target)} leaf labels of {self.name!r} nor of its '
@@ -731,7 +748,8 @@ def but(self:Source,
     **changes, # arguments of `Source` that shall differ
 )->Source:
     "The same source, some things excepted."
-    same = dict(name=self.name, hierarchy=self.hierarchy, splits=self.splits, target=self.target, levels=self.levels, args=self.args, where=self.where, title=self.title, unit=self.unit)
+    levels = {k: m for k,m in self.levels.items() if k != 'target' or m is not self.target} if 'target' in changes else self.levels
+    same = dict(name=self.name, hierarchy=self.hierarchy, splits=self.splits, target=self.target, levels=levels, args=self.args, where=self.where, title=self.title, unit=self.unit)
     return Source(**same | changes)
 
 @patch(cls_method=True)
@@ -766,7 +784,7 @@ def counts(self:Source,
     split='train',# one of `source.splits`
 )->np.ndarray:    # int64, one number a class, in the order of the map's `vocab`
     "Images of each class; one that has several classes counts for each."
-    m,per_leaf = _as_map(self, level),np.bincount(self.split(split).leaf, minlength=self.hierarchy.n_leaves)
+    m,per_leaf = self.level(level),np.bincount(self.split(split).leaf, minlength=self.hierarchy.n_leaves)
     cls,leaf = m.membership.indices,np.repeat(np.arange(len(m)), np.diff(m.membership.indptr))
     return np.bincount(cls, weights=per_leaf[leaf], minlength=m.n_classes).astype(np.int64)
 
@@ -834,7 +852,7 @@ def show_level(self:Source,
     seed:int=0,   # decides which
 ):                # matplotlib figure
     "Images of some classes of a level, one class a row."
-    m,s,rng = _as_map(self, level),self.split(split),np.random.RandomState(seed)
+    m,s,rng = self.level(level),self.split(split),np.random.RandomState(seed)
     mem = m.membership
     has = lambda c: np.flatnonzero(np.isin(s.leaf, np.repeat(np.arange(len(m)), np.diff(mem.indptr))[mem.indices == c]))
     shown = _draw(rng, np.flatnonzero(self.counts(m, split)), rows)
@@ -851,7 +869,7 @@ def show_levels(self:Source,
     "The class of one leaf at every level, one level a row: what is one class there."
     s,rng = self.split(split),np.random.RandomState(seed)
     code = int(np.bincount(s.leaf).argmax()) if leaf is None else int(self.hierarchy.codes([leaf])[0])
-    levels = {k: _as_map(self, k) for k in levels or [k for k,m in self.levels.items() if not m.multi]+['target']*(self.target not in self.levels.values())}
+    levels = {k: self.level(k) for k in levels or [k for k,m in self.levels.items() if not m.multi]+['target']*(self.target not in self.levels.values())}
     cls = {k: m.codes[code] for k,m in levels.items()}
     rows = [_draw(rng, np.flatnonzero(m.codes[s.leaf] == cls[k]), cols) for k,m in levels.items()]
     return _mosaic([[s.image(i) for i in r] for r in rows], [f'{k}: {_short(self.title(m.vocab[cls[k]]))}' for k,m in levels.items()])
@@ -915,7 +933,7 @@ def long_tail(self:Source,
 )->Source:
     "Images a class falling off exponentially (Cui et al. 2019); of one seed, a longer tail lies within a shorter one."
     s,factor = self.split(split),_number('the factor', factor, 1)
-    cls = s.leaf if level is None else _as_map(self, level).encode(s.leaf)
+    cls = s.leaf if level is None else self.level(level).encode(s.leaf)
     if cls.ndim > 1: raise SourceError(f'level {level!r} gives some leaves several classes: a long tail needs one for each')
     size = np.bincount(cls)
     seen = _rng(seed, 2).permutation(np.flatnonzero(size))
@@ -952,7 +970,7 @@ def label_noise(self:Source,
 )->Source:
     "Some images with the leaf of another class; leaves that no image of the split has are never taken."
     s,rate,rng = self.split(split),_number('the rate', rate, 0, 1),_rng(seed, 3)
-    m = LabelMap(self.hierarchy.leaves, ['all'], np.zeros(self.hierarchy.n_leaves, int)) if within is None else _as_map(self, within)
+    m = LabelMap(self.hierarchy.leaves, ['all'], np.zeros(self.hierarchy.n_leaves, int)) if within is None else self.level(within)
     if m.multi: raise SourceError(f'level {within!r} gives some leaves several classes: noise within a class needs one for each')
     order,wrong = rng.permutation(len(s)),_others(s.leaf, m.codes, rng)
     free = order[wrong[order] != s.leaf[order]]

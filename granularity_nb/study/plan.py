@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 'Plan', 'plan_from_dict', 'checked', 'Run',
-           'open_source', 'open_target', 'check_device', 'runs', 'fitting', 'preset']
+           'open_source', 'open_target', 'unused_seed', 'check_device', 'runs', 'fitting', 'preset']
 
 # %% ../../nbs/study/01_plan.ipynb #810b2482
 import difflib, hashlib, json, math, os, warnings
@@ -12,7 +12,7 @@ import numpy as np
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
-from ..data.source import Source, SourceError, identity_args, source_arguments
+from ..data.source import Source, SourceError, identity_args, nothing_finer, source_arguments
 from ..labels.controls import _shares, _stuck, kmeans, random_groups, random_splits
 from ..labels.hierarchy import HierarchyError, LabelMap
 from ..training.probe import C_grid
@@ -28,7 +28,7 @@ def _meant(name, there):
     return f' (did you mean {near[0]!r}?)' if near else ''
 
 def _named(source, name):
-    if name in source.levels: return source.level(name)
+    if name in (*source.levels, 'target'): return source.level(name)
     raise StudyError(f"{source.name!r} has no level {name!r}{_meant(name, source.levels)}; it has: {', '.join(source.levels)}; "
                      "or use image, level:K, depth:D, random-groups:LEVEL, random-groups-across:LEVEL, random-splits:LEVEL, kmeans-within:LEVEL, kmeans-across:LEVEL")
 
@@ -85,9 +85,9 @@ def label_map(source:Source, # what it is cut from
     return kmeans(features, source.ids('train'), _amount(source, arg), within=_items(source) if kind == 'kmeans-within' else None, seed=seed, name=spec)
 
 # %% ../../nbs/study/01_plan.ipynb #5c0a7af2
-def n_seen(source:Source, m:LabelMap)->int:
+def n_seen(source:Source, m:LabelMap|str)->int:
     "Number of classes of `m` that have at least one training image: what a study plots as granularity."
-    return int(_seen(source, m).sum())
+    return int(_seen(source, source.level(m)).sum())
 
 def _seen(source, m, split='train'):
     "Which classes have images, (n_classes,) bool: by way of the leaves, of which there are few."
@@ -290,7 +290,9 @@ def open_target(plan:Plan, seed:int, # of the repetition
     if plan.to is None: return open_source(plan, seed)
     return Source.open(plan.to, **(_redrawn(plan.to, plan.to_args, seed) if plan.redraw else plan.to_args))
 
-def _unused_seed(plan):
+def unused_seed(
+    plan, # a `Plan`
+)->str:
     "Why a seed among the arguments has no effect: a plan that redraws gives each repetition its own; '' if there is none."
     for data,args in ((plan.data, plan.data_args), *([(plan.to, plan.to_args)] if plan.to else [])) if plan.redraw else ():
         drawn = _redrawn(data, args, object())
@@ -546,6 +548,12 @@ def _check_twice(plan, source):
             if told is None: raise StudyError(f"plan: label maps {other!r} and {spec!r} are the same classes of {source.name!r} under two names; leave one out")
             told(f"label maps {other!r} and {spec!r} differ in leaves without a training image only: they are the same training twice")
 
+def _check_finer(plan, source):
+    "Tell when all that is pretrained on is the target itself."
+    all_ = np.ones(source.hierarchy.n_leaves, bool)
+    if plan.to or any(_kind(source, o)[0] or _groups(source.level(o), all_) != _groups(source.target, all_) for o in plan.maps): return
+    warnings.warn("the only label map is the target itself, so that no granularity is compared; "+(nothing_finer(source) or f"there are: {', '.join(source.levels)}"))
+
 def _check_measured(plan, to):
     "Tell when what is chosen is also judged by the same images."
     if 'train' in plan.splits: warnings.warn(f"errors on 'train' are those of images of {to.name!r} that were learned, and say little about others: judge by the other splits")
@@ -558,7 +566,7 @@ def _check_measured(plan, to):
 def _shape(split, data, args):
     "Height, width and channels of a split's images; where a function draws them, of those of a smaller set."
     if not split.has_pixels: raise StudyError(f"the images of {data!r} are only listed, not decoded: open it with a size, as in --set size=64 (--to-set for the data set to transfer to)")
-    if callable(split._images) and 'images' not in vars(split) and {'n_train','n_valid','n_test'} <= set(source_arguments(data)):
+    if not split.is_made and {'n_train','n_valid','n_test'} <= set(source_arguments(data)):
         split = Source.open(data, **{k: o for k,o in args.items() if k != 'steps'} | dict(n_train=1, n_valid=0, n_test=0)).split('train')
     h,w,*c = split.images.shape[1:]
     return h, w, *(c or [1])
@@ -584,7 +592,7 @@ def runs(plan:Plan # checked first
     "Every run of the grid; opens the source once for each seed that needs it, and refuses what could not be run or would mean nothing."
     checked(plan)
     if 'transfer' in plan.lrs and not set(trained_transfers) & set(plan.transfers): raise StudyError(f"plan: lrs has rates for 'transfer', but {' and '.join(plan.transfers)} have none; leave them out, or add 'finetune'")
-    if _unused_seed(plan): warnings.warn(_unused_seed(plan))
+    if unused_seed(plan): warnings.warn(unused_seed(plan))
     _check_names(plan)
     if (bare := _without_pixels(plan)) != plan: # labels are enough to refuse most things: hours before the last image is decoded
         with warnings.catch_warnings():
@@ -594,7 +602,7 @@ def runs(plan:Plan # checked first
     res,known = [],{}
     for i,seed in enumerate(plan.seeds):
         if plan.redraw or not i: (src,to),known = _sources(plan, seed),{}
-        if not i: _check_images(plan, src, to), _check_twice(plan, src), _check_measured(plan, to)
+        if not i: _check_images(plan, src, to), _check_twice(plan, src), _check_finer(plan, src), _check_measured(plan, to)
         res += _planned(plan, seed, src, to, known)
         known = {k: o for k,o in known.items() if k[1] is None} # the next seed draws others
     return res

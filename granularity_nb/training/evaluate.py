@@ -91,18 +91,20 @@ def predictions(logp:torch.Tensor, # (n, c) log-probabilities
 # %% ../../nbs/training/04_evaluate.ipynb #e095fd84
 def evaluate(model,            # module: images → logits or log-probabilities over `target.vocab`
              source:Source,    # where the images are
-             target:LabelMap,  # the classes that are asked for
+             target:LabelMap,  # the classes that are asked for, or the name of a level
              split:str='test', # which images
              bs:int=256,       # batch size
              device=None,      # torch device; fastai's default if None
             )->Predictions:
     "Run `model` over a split and keep what it says of every image; those that cannot be read are left out, with a warning."
+    target = source.level(target)
     if target.multi: raise TrainingError(f"the target {target.name!r} gives a leaf several classes; evaluation needs one: cut it with a single-path policy")
     if not len(source.split(split)): raise TrainingError(f"the split {split!r} of {source.name!r} has no images to evaluate on")
     with caller_state(), torch.no_grad():
         dl = in_order(source, target, split, bs, device)
         model = model.to(dl.device).eval()
         parts = [(predictions(_log_p(model, x), y.cpu()), rows.cpu().numpy()) for x,y,rows in dl] # what the network says of all images might not fit into memory
+    if not parts: raise TrainingError(f"none of the {len(source.split(split))} images of {split!r} can be read")
     rows,whole = np.concatenate([r for _,r in parts]),len(source.split(split))
     if len(rows) < whole: warnings.warn(f"{whole-len(rows)} of the {whole} images of {split!r} cannot be read and are left out: n is {len(rows)}", SourceWarning, stacklevel=2)
     return replace(_joined([p for p,_ in parts]), files=_file_names(source.split(split), rows))

@@ -16,13 +16,13 @@ from torch import nn
 from ..data.block import dataloaders, in_order
 from ..data.source import Source, identity_args
 from ..labels.hierarchy import HierarchyError, LabelMap
-from .backbone import BackboneError, Classifier, check_size, load_checkpoint
+from .backbone import BackboneError, Classifier, check_image_size, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
 from .longrun import caller_state
-from .pretrain import fit, start_at_prior
+from .pretrain import check_number, fit, start_at_prior
 from .probe import C_grid, fit_probe, mean_head
-from .recipe import DivergenceError, Recipe, TrainingError, check_transfers, keeps_head, transfer_names, typed
+from .recipe import DivergenceError, Recipe, TrainingError, check_transfers, checked_seed, keeps_head, transfer_names, typed
 from fastai.torch_core import set_seed
 
 # %% ../../nbs/training/03_transfer.ipynb #79530d17
@@ -61,7 +61,8 @@ def split_features(backbone:nn.Module, # images → (n, d)
     with caller_state():
         dl = in_order(source, label_map, split, device=device)
         backbone = backbone.to(dl.device).eval()
-        parts = zip(*[(_feature(backbone, x), y.cpu(), rows.cpu()) for x,y,rows in dl])
+        parts = [*zip(*[(_feature(backbone, x), y.cpu(), rows.cpu()) for x,y,rows in dl])]
+        if not parts: raise TrainingError(f"none of the {len(source.split(split))} images of {split!r} can be read")
         return tuple(torch.cat([o.as_subclass(torch.Tensor) for o in p]).numpy() for p in parts)
 
 # %% ../../nbs/training/03_transfer.ipynb #64ab671b
@@ -72,6 +73,7 @@ def linear_probe(backbone:nn.Module,       # frozen
                  device=None,              # to compute on; None: fastai's default
                 )->Classifier:             # the backbone with the probe as its head; `chosen` says which C, where it lies in the grid and whether it converged
     "Logistic regression on frozen, standardised features; the scaling is folded into the head."
+    target = source.level(target)
     if target.multi: raise TrainingError(f"the target {target.name!r} gives a leaf several classes; a probe needs one: cut it with a single-path policy")
     for s,why in ('train','is trained on them'),('valid','chooses C on them'):
         if not len(source.split(s)): raise TrainingError(f"the split {s!r} of {source.name!r} has no images; a probe {why}")
@@ -171,7 +173,7 @@ def _check_images(ckpt, source):
     "Refuse images that the backbone cannot take."
     c,size,net = source.split('train').channels,source.split('train').images.shape[1:3],ckpt.model.backbone
     if c != ckpt.channels: raise TrainingError(f"the checkpoint's backbone takes images of {ckpt.channels} channel{'s'*(ckpt.channels != 1)}, those of {source.name!r} have {c}: open both data sets in the same mode, 'RGB' or 'L'")
-    try: check_size(net, ckpt.backbone, c, size)
+    try: check_image_size(net, ckpt.backbone, c, size)
     except BackboneError as e: raise TrainingError(f"the checkpoint's images had another size: {e}") from None
 
 def _check_objective(recipe, dls):
@@ -185,6 +187,7 @@ def _readout(ckpt, source, target, recipe, seed, **kw): return ReadOut(ckpt.mode
 def _probe(ckpt, source, target, recipe, seed, device=None, **kw): return linear_probe(ckpt.model.backbone, source, target, device=device)
 
 def _train(model, source, target, recipe, seed, device=None, progress=True, log=None, cbs=()):
+    check_number(source)
     dls = dataloaders(source, target, bs=recipe.bs, valid=None, augment=recipe.augment, device=device)
     _check_objective(recipe, dls)
     layers = {} if recipe.layer_decay == 1 else dict(splitter=layer_groups, factors=layer_factors(len(layer_groups(model)), recipe.layer_decay))
@@ -204,7 +207,7 @@ _transfers = dict(zip(transfer_names, (_readout, _probe, _finetune, _marginal)))
 # %% ../../nbs/training/03_transfer.ipynb #73a5626e
 def transfer(ckpt,                      # a `Checkpoint`, or the folder of one; `checkpoint.at(name)` chooses among several heads
              source:Source,             # images to transfer to (its 'train' split) with their leaf labels
-             target:LabelMap=None,      # the classes asked for; `source.target` if None
+             target:LabelMap=None,      # the classes asked for, or the name of a level; `source.target` if None
              how:str='finetune',        # 'readout', 'probe', 'finetune' or 'marginal'
              recipe:Recipe=Recipe(epochs=6), # for 'finetune' and 'marginal' (which has no use for its `head`); its backbone is the checkpoint's
              seed:int=0,                # head, order of images, augmentation
@@ -215,10 +218,10 @@ def transfer(ckpt,                      # a `Checkpoint`, or the folder of one; 
             )->nn.Module:               # images → logits or log-probabilities over `target.vocab`; the checkpoint is not changed
     "Turn a pretrained model into a classifier of the target's classes."
     if how not in transfer_names: raise TrainingError(f"unknown transfer {how!r}; use one of: {', '.join(transfer_names)}")
-    seed,target = typed('seed', int, seed),source.target if target is None else target
+    seed,target = checked_seed(recipe, seed),source.target if target is None else source.level(target)
     ckpt = load_checkpoint(ckpt) if isinstance(ckpt, (str, Path)) else ckpt
+    check_transfers(recipe, [how])
     if keeps_head(how, recipe): _check_head(ckpt, source, target, how if how != 'finetune' else f'head={recipe.head!r}')
-    if how == 'finetune': check_transfers(recipe, [how])
     if recipe.backbone not in (Recipe().backbone, ckpt.backbone): raise TrainingError(f"recipe: backbone {recipe.backbone!r} does nothing in a transfer, the checkpoint's is {ckpt.backbone!r}: leave it out")
     with caller_state():
         ckpt = replace(ckpt, model=copy.deepcopy(ckpt.model))
@@ -257,7 +260,7 @@ def best_rate(tried:list # of dict(lr=, error=, nll=), as from `tune`
 
 def tune(ckpt,                      # as for `transfer`
          source:Source,             # its 'train' split is trained on, its `valid` split chooses
-         target:LabelMap=None,      # single label map; `source.target` if None
+         target:LabelMap=None,      # single label map, or the name of a level; `source.target` if None
          how:str='finetune',        # 'finetune' or 'marginal'
          recipe:Recipe=Recipe(epochs=6), # its `lr` is not used
          lrs=(.03, .1, .3, 1.),     # learning rates to try
@@ -269,7 +272,8 @@ def tune(ckpt,                      # as for `transfer`
          cbs=(),                    # more fastai callbacks, used for every learning rate
         )->tuple:                   # the model, and a list of dict(lr=, error=, nll=, n=) in the order of `lrs`; error and nll are None if it diverged
     "`transfer` at every learning rate; that of the `best_rate` is kept."
-    target,lrs = source.target if target is None else target, [typed('tune: a learning rate', float, o) for o in lrs]
+    target,lrs = source.target if target is None else source.level(target), [typed('tune: a learning rate', float, o) for o in lrs]
+    seed = checked_seed(recipe, seed)
     _check_tuning(how, lrs, source, target, valid)
     ckpt = load_checkpoint(ckpt) if isinstance(ckpt, (str, Path)) else ckpt
     kept,n,tried = None,len(source.split(valid)),[]
