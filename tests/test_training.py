@@ -458,3 +458,13 @@ def test_a_checkpoint_is_where_it_was_to_be_when_training_began(bars, tmp_path, 
     folder = pretrain(bars, bars.level('place'), 'net', Recipe(epochs=1), progress=False, device='cpu', cbs=[moves])
     assert folder == tmp_path/'here'/'net' and sorted(o.name for o in folder.iterdir()) == ['checkpoint.json','metrics.csv','model.safetensors']
     assert not list((tmp_path/'there').iterdir())
+
+
+def test_names_of_levels_do_for_label_maps(bars, tmp_path):
+    folder = pretrain(bars, 'place', tmp_path/'one', replace(recipe, epochs=1), progress=False)
+    assert load_checkpoint(folder).label_map == bars.level('place')
+    assert set(load_checkpoint(pretrain(bars, dict(a='place', b='target'), tmp_path/'two', replace(recipe, epochs=1), progress=False)).label_map) == {'a','b'}
+    model = transfer(folder, bars, 'target', how='readout')
+    assert evaluate(model, bars, 'target').n == 200
+    for f in (lambda o: pretrain(bars, o, tmp_path/'no', recipe), lambda o: transfer(folder, bars, o), lambda o: evaluate(model, bars, o)):
+        with pytest.raises(ValueError, match="no level of .* 'plaec'; did you mean 'place'"): f('plaec')
