@@ -180,14 +180,14 @@ def _data(args):
 
 def _plan(args):
     from dataclasses import replace
-    from granularity_nb.study.plan import StudyError, _unused_seed, checked, preset, trained_transfers
+    from granularity_nb.study.plan import StudyError, checked, preset, trained_transfers, unused_seed
     data = _data(args)
     plan = preset(data, args.preset or 'quick', _data_args(args))
     given = dict(maps=args.levels, transfers=args.transfers, splits=args.splits, seeds=args.seeds, device=args.device, lrs=args.lrs, comparison=args.comparison, to=args.to and _known(args.to), to_args=_settings('--to-set', args.to_set) or None)
     plan = replace(plan, **{k: v for k,v in given.items() if v is not None})
     if args.to and not args.splits: plan = replace(plan, splits=_shared_splits(plan))
     if not set(trained_transfers) & set(plan.transfers): plan = replace(plan, lrs={k: o for k,o in plan.lrs.items() if k != 'transfer'}) # none of them has a rate
-    if _unused_seed(plan): raise StudyError(_unused_seed(plan))
+    if unused_seed(plan): raise StudyError(unused_seed(plan))
     return checked(_fewer(plan, args) if args.images else plan)
 
 def _fewer(plan, args):
@@ -224,8 +224,8 @@ def _study(args):
     path,results = report(out),collect(out)
     for r in plan.recipes:
         table = _table(error_table(results, r, plan.splits[0]))
-        over = f"{len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)}"+(', in brackets that of the images' if '(' in table else '')
-        _say(f"\nTarget error in %, mean ± 95 % interval over {over} (recipe '{r}', split '{plan.splits[0]}')\n\n{table}")
+        over = f"mean{' ± 95 % interval'*('±' in table)} over {len(plan.seeds)} seed{'s'*(len(plan.seeds)>1)}"+(', in brackets the 95 % interval of the images' if '(' in table else '')
+        _say(f"\nTarget error in %, {over} (recipe '{r}', split '{plan.splits[0]}')\n\n{table}")
     _say('\n'+'\n'.join(map(one_line, findings(results[results.split.isin((*plan.splits, 'valid'))], plan.comparison))))
     _say(f"\n{(time.time()-start)/60:.1f} minutes. The report with the curve: {path}")
 

@@ -202,7 +202,10 @@ def test_the_terminal_says_of_the_best_what_the_report_says(tmp_path, capsys, mo
     monkeypatch.setattr(run, 'collect', lambda *args: pd.DataFrame(rows))
     monkeypatch.setattr(report, 'report', lambda folder: tmp_path/'r.html')
     code,out,_ = _call(capsys, 'study', *SMALL, '--levels', 'script,kind', '--splits', 'test', '--seeds', '0,1,2', '--out', tmp_path)
-    assert code == 0 and 'best on the validation images is kind' in out and 'over 3 seeds (recipe' in out and 'flatters' not in out
+    assert code == 0 and 'best on the validation images is kind' in out and 'mean ± 95 % interval over 3 seeds (recipe' in out and 'flatters' not in out
+    monkeypatch.setattr(run, 'collect', lambda *args: pd.DataFrame(rows).query('seed == 0'))
+    code,out,_ = _call(capsys, 'study', *SMALL, '--levels', 'script,kind', '--splits', 'test', '--seeds', '0', '--out', tmp_path)
+    assert code == 0 and 'mean over 1 seed, in brackets the 95 % interval of the images (recipe' in out and '±' not in out
 
 
 # ---- where it is printed

@@ -481,3 +481,40 @@ def test_labels_that_are_splits(tmp_path):
 def test_names_of_data_sets_are_texts(name):
     for f in (Source.open, source_arguments):
         with pytest.raises(SourceError, match='no data set'): f(name)
+
+
+# What is said to a user who was nearly right
+
+def tabled(root, text, **kw):
+    for i in range(4): tree(root, f'i{i}', n=1)
+    (root/'t.csv').write_text(text)
+    return Source.open('table', root=root, file='t.csv', **dict(valid=0, test=0) | kw)
+
+def test_a_target_that_is_none_is_answered_with_what_could_be(tmp_path):
+    rows = 'path,label,scene\n'+''.join(f'i{i}/0.png,{"ab"[i%2]},{"xy"[i//2]}\n' for i in range(4))
+    with pytest.raises(SourceError, match="'Sceen'; did you mean 'scene'"): tabled(tmp_path/'t', rows, target='Sceen')
+    with pytest.raises(SourceError, match="'zzz'; there are: 'leaf', 'scene'$"): tabled(tmp_path/'t', rows, target='zzz')
+    tree(tmp_path/'f', 'a', 'b')
+    with pytest.raises(SourceError, match="'zzz'; there are: 'leaf'$"): opened(tmp_path/'f', target='zzz')
+    assert opened(tmp_path/'f', target='depth 0').target.vocab == ('a','b'), 'still understood'
+
+def test_a_star_is_one_folder(tmp_path):
+    tree(tmp_path/'f', 'x/y/cam0', 'x/z/cam1')
+    with pytest.raises(SourceError, match=r"'\*/cam0'; each \* is one folder; did you mean '\*/\*/cam0'"): opened(tmp_path/'f', splits={'train': '*/cam0'})
+    with pytest.raises(SourceError, match=r"each \* is one folder; so deep there are: 'x/y', 'x/z'"): opened(tmp_path/'f', splits={'train': '*/q'})
+    with pytest.raises(SourceError, match=r"none is so deep; there are: 'x/y/cam0'"): opened(tmp_path/'f', splits={'train': '*/*/*/q'})
+
+def test_where_a_table_is_looked_for(tmp_path):
+    tree(tmp_path/'t', 'i0')
+    with pytest.raises(SourceError, match=r"file='no.csv' is looked for in root, .*t; root="): Source.open('table', root=tmp_path/'t', file='no.csv')
+
+def test_an_empty_rank_has_three_ways_out(tmp_path):
+    rows = 'path,kind,breed\n'+''.join(f'i{i}/0.png,{"ab"[i%2]},{"" if i == 1 else i}\n' for i in range(4))
+    with pytest.raises(SourceError, match="'breed' is empty in row 1.*fill it, leave the row out, or write whole paths .*one column, which may differ in depth"): tabled(tmp_path/'t', rows, label=['kind','breed'])
+    with pytest.raises(HierarchyError, match="'breed' is missing.*fill it, leave the row out, or write whole paths into one column, which may differ in depth"): Hierarchy.from_table(dict(kind=['a','b'], breed=['x','']), ['kind','breed'])
+    with pytest.raises(HierarchyError, match='repeats an earlier row: a / x; give one row a leaf'): Hierarchy.from_table(dict(kind=['a','a'], breed=['x','x']), ['kind','breed'])
+
+def test_hidden_images_are_named(tmp_path):
+    tree(tmp_path/'f', 'a', n=1)
+    (tmp_path/'f/a/0.png').rename(tmp_path/'f/a/.00.png')
+    with pytest.raises(SourceError, match=r"no images but hidden ones, such as '\.00\.png': files whose names begin with a dot are skipped"): opened(tmp_path/'f')

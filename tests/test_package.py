@@ -98,8 +98,7 @@ PRIVATE = {
     'labels.hierarchy': {'_Immutable','_check_format','_csr','_digest','_expand','_frozen','_idx','_ints','_leaf_codes','_lookup','_make','_names','_set','_similar','_strings','_unique_pairs'},
     'labels.metrics': {'_ancestry','_expand','_labels','_leaf','_leaf_codes','_roots'},
     'labels.wordnet': {'_reached'},
-    'study.plan': {'_images','_shares','_stuck'},
-    'study.report': {'_read_json','_run_dir','_stored'},
+    'study.plan': {'_shares','_stuck'},
     'theory.claims': {'_gather','_train'},
     'theory.training': {'_collect','_dlogits','_gradient','_hidden','_outputs'},
 }

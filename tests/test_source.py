@@ -447,3 +447,11 @@ def test_what_is_no_pixels_is_named_with_its_remedy(tmp_path):
 
 def test_channels():
     assert [Split(np.zeros((2,3,3,*o), np.uint8), [0,0]).channels for o in ((), (1,), (3,))] == [1, 1, 3]
+
+def test_is_made(tmp_path):
+    from PIL import Image
+    Image.new('RGB', (4,4)).save(tmp_path/'a.png')
+    later = Split(lambda: np.zeros((1,2,2), np.uint8), [0])
+    before = later.is_made
+    later.images
+    assert (before, later.is_made, Split(np.zeros((1,2,2), np.uint8), [0]).is_made, Split([tmp_path/'a.png'], [0]).is_made) == (False, True, True, False)

@@ -204,14 +204,15 @@ class Start(Callback):
 
 def begun(ckpt, source, r, target=None, **kw):
     start = Start()
-    transfer(ckpt, source, target, recipe=r, progress=False, cbs=[start], **kw)
+    start.chosen = getattr(transfer(ckpt, source, target, recipe=r, progress=False, cbs=[start], **kw), 'chosen', None)
     return start
 
 
 def test_probe_first_begins_at_the_probe(bars, fine):
-    start,probe = begun(fine, bars, replace(short, head='probe')).state,transfer(fine, bars, how='probe')
+    first,probe = begun(fine, bars, replace(short, head='probe')),transfer(fine, bars, how='probe')
+    assert first.chosen == probe.chosen and 'C_place' in probe.chosen
     model = Classifier(create_backbone('small', 1), 2)
-    model.load_state_dict(start)
+    model.load_state_dict(first.state)
     x = torch.randn(8, 1, 16, 16)
     assert same_weights(model, probe) and torch.equal(model.eval()(x), probe.eval()(x))
 
@@ -457,3 +458,13 @@ def test_a_checkpoint_is_where_it_was_to_be_when_training_began(bars, tmp_path, 
     folder = pretrain(bars, bars.level('place'), 'net', Recipe(epochs=1), progress=False, device='cpu', cbs=[moves])
     assert folder == tmp_path/'here'/'net' and sorted(o.name for o in folder.iterdir()) == ['checkpoint.json','metrics.csv','model.safetensors']
     assert not list((tmp_path/'there').iterdir())
+
+
+def test_names_of_levels_do_for_label_maps(bars, tmp_path):
+    folder = pretrain(bars, 'place', tmp_path/'one', replace(recipe, epochs=1), progress=False)
+    assert load_checkpoint(folder).label_map == bars.level('place')
+    assert set(load_checkpoint(pretrain(bars, dict(a='place', b='target'), tmp_path/'two', replace(recipe, epochs=1), progress=False)).label_map) == {'a','b'}
+    model = transfer(folder, bars, 'target', how='readout')
+    assert evaluate(model, bars, 'target').n == 200
+    for f in (lambda o: pretrain(bars, o, tmp_path/'no', recipe), lambda o: transfer(folder, bars, o), lambda o: evaluate(model, bars, o)):
+        with pytest.raises(ValueError, match="no level of .* 'plaec'; did you mean 'place'"): f('plaec')

@@ -7,8 +7,9 @@ from bars import make_bars
 from PIL import Image
 from fastai.callback.core import Callback
 from granularity_nb.data.block import dataloaders, in_order
-from granularity_nb.data.source import Files, Source, SourceError, Split
-from granularity_nb.data.stream import FileImages, TarFiles
+from granularity_nb.data.source import Files, Source, SourceError, SourceWarning, Split
+from granularity_nb.data.store import StoreError
+from granularity_nb.data.stream import FileImages, TarFiles, stream
 from granularity_nb.labels.hierarchy import Hierarchy, LabelMap
 from granularity_nb.study.plan import Plan, StudyError, checked
 from granularity_nb.training.backbone import BackboneError, Checkpoint, Classifier, create_backbone, export_timm, load_checkpoint, save_checkpoint
@@ -17,7 +18,7 @@ from granularity_nb.training.evaluate import evaluate, load_predictions, log_pro
 from granularity_nb.training.longrun import _load_json, _load_tensors, _save, caller_state
 from granularity_nb.training.objectives import Levels, objective
 from granularity_nb.training.pretrain import fit, new_classifier, pretrain
-from granularity_nb.training.recipe import Recipe, TrainingError, check_pretraining, check_transfers
+from granularity_nb.training.recipe import Recipe, TrainingError, check_pretraining, check_transfers, for_transfer
 from granularity_nb.training.shift import adapt_batchnorm, batchnorm_shift
 from granularity_nb.training.transfer import features, layer_groups, linear_probe, split_features, transfer, tune
 
@@ -144,9 +145,9 @@ def test_mixed_images_in_a_transfer(bars, fine, how):
 
 
 @pytest.mark.parametrize('mix', mixing, ids=str)
-def test_a_single_image_is_mixed_with_nothing(bars, mix, tmp_path):
+def test_a_single_image_is_mixed_with_nothing(bars, mix):
     one = bars.but(splits=bars.splits | dict(train=bars.split('train').take([0])))
-    for k,maps in enumerate((bars.level('place'), dict(a=bars.level('place'), b=bars.target))): pretrain(one, maps, tmp_path/str(k), replace(r, **mix), progress=False)
+    for m in (bars.level('place'), bars.target): fit(new_classifier(one, m.n_classes, r, 0), dataloaders(one, m, bs=8), replace(r, **mix), progress=False)
 
 
 def test_mixed_labels_are_mixed_losses(bars):
@@ -560,3 +561,84 @@ def test_a_finished_stream_of_an_earlier_version_is_known(bars, tmp_path):
 def test_a_backbone_of_a_fixed_size_is_refused_before_the_run(bars, tmp_path):
     with pytest.raises(BackboneError, match=r"'timm:vit_tiny_patch16_224' cannot take the 16×16 images .*224.*: open the data set at a size"): pretrain(bars, bars.target, tmp_path/'a', replace(r, backbone='timm:vit_tiny_patch16_224'), progress=False)
     assert not (tmp_path/'a').exists()
+
+
+def streamed(folder, n=8, bad=()):
+    "Pictures of two classes in turn; those of `bad` are empty files. The image that trains is the one that is judged."
+    folder.mkdir()
+    for i in range(n):
+        if i in bad: (folder/f'{i:03}.bmp').write_bytes(b'')
+        else: Image.fromarray(np.full((8,8,3), 60+100*(i%2)+i%5, np.uint8)).save(folder/f'{i:03}.bmp')
+    s = Split(FileImages(Files.find(folder), 8), np.arange(n)%2)
+    vars(s)['stats'] = [.4]*3,[.2]*3
+    h = Hierarchy.from_edges([('a','x'), ('b','y')])
+    return Source('pets', h, dict(train=s, valid=s, test=s), h.level(0))
+
+
+def test_a_batch_of_bad_images_ends_neither_training_nor_evaluation(tmp_path):
+    s = streamed(tmp_path/'p', 258, range(250, 258)) # the last batch of 256 has nothing but bad images
+    net = load_checkpoint(pretrain(s, s.target, tmp_path/'net', Recipe(epochs=1, bs=4), progress=False, device='cpu')).model
+    with pytest.warns(SourceWarning, match='8 of the 258 images'): assert evaluate(net, s, s.target, device='cpu').n == 250
+    with pytest.warns(SourceWarning): assert evaluate(net, s, s.target, bs=2, device='cpu').n == 250 # four such batches in a row
+    few = streamed(tmp_path/'q', 4, range(4))
+    for f in (lambda: evaluate(net, few, s.target, device='cpu'), lambda: split_features(net.backbone, few, s.target, 'train', 'cpu')):
+        with pytest.raises(TrainingError, match='none of the 4 images of .* can be read'): f()
+    with pytest.raises(TrainingError, match='no batch had two images'): pretrain(few, few.target, tmp_path/'none', Recipe(epochs=1, bs=4), progress=False, device='cpu')
+    with pytest.raises(StoreError, match='none of 4 images can be used, such as .*000.bmp: empty'): stream(Source('pets', s.hierarchy, dict(train=Split(few.split('train').files, [0,1]*2)), s.target), 8)
+
+
+def test_a_file_that_is_gone_is_left_out_and_a_disk_is_told(tmp_path):
+    s = streamed(tmp_path/'p', 12)
+    x = s.split('train').images
+    for i in (0, 1): (tmp_path/'p'/f'{i:03}.bmp').unlink()
+    assert [x.fetch([i, i+1])[1].sum() for i in (0, 2, 0, 0, 4)] == [0, 2, 0, 0, 2]
+    (tmp_path/'p').rename(tmp_path/'elsewhere')
+    for _ in range(2): assert not x.fetch([4, 5])[1].any()
+    with pytest.raises(StoreError, match='no image of 3 batches in a row can be read .is the disk still there'): x.fetch([6, 7])
+
+
+def test_a_batch_that_bad_images_leave_with_one_is_not_trained_on(tmp_path):
+    s = streamed(tmp_path/'p', 8, (0, 1, 2, 4, 6))
+    dls = dataloaders(s, s.target, bs=4, device='cpu')
+    assert sum(len(b[1]) for b in dls.valid) == 3, 'a single image is judged'
+    for seed in range(6):
+        dls.train.seed(seed)
+        assert sorted(len(b[1]) for b in dls.train) in ([2], [3]) # three images in two batches: 2 and 1, or 3 and 0
+    pretrain(s, s.target, tmp_path/'net', Recipe(epochs=1, bs=4), progress=False, device='cpu')
+
+
+def test_a_single_image_is_refused_before_the_run(bars, fine, tmp_path):
+    one = bars.but(splits=bars.splits | dict(train=bars.split('train').take([0])))
+    with pytest.raises(TrainingError, match='a single image, and batch normalisation needs two'): pretrain(one, one.target, tmp_path/'a', r, progress=False)
+    for how in ('finetune','marginal'):
+        with pytest.raises(TrainingError, match='a single image'): transfer(fine, one, how=how, recipe=r, progress=False)
+    assert not (tmp_path/'a').exists()
+
+
+def test_a_run_takes_a_recipe_and_a_seed(bars, fine, tmp_path):
+    dls,net = dataloaders(bars, bars.target, bs=8),torch.nn.Linear(1, 1)
+    ways = dict(pretrain=lambda o, s: pretrain(bars, bars.target, tmp_path/'a', o, s, progress=False), transfer=lambda o, s: transfer(fine, bars, recipe=o, seed=s, progress=False),
+                tune=lambda o, s: tune(fine, bars, recipe=o, seed=s), fit=lambda o, s: fit(net, dls, o, s, progress=False))
+    for f in ways.values():
+        with pytest.raises(TrainingError, match="^recipe: a Recipe is needed, not {'epochs': 1}; Recipe.from_dict"): f(dict(epochs=1), 0)
+        with pytest.raises(TrainingError, match='^recipe: a Recipe is needed, not None$'): f(None, 0)
+        for bad in (-1, 2**32, 1.5, '1', True):
+            with pytest.raises(TrainingError, match='^seed must be a whole number'): f(r, bad)
+    assert not (tmp_path/'a').exists()
+
+
+@pytest.mark.parametrize('how,bad', [('readout', dict(head='probe')), ('readout', dict(prior_bias=True)), ('probe', dict(layer_decay=.5)), ('marginal', dict(prior_bias=True)), ('marginal', dict(head='subclass-mean'))], ids=str)
+def test_a_transfer_refuses_what_it_has_no_use_for(bars, fine, how, bad):
+    with pytest.raises(TrainingError, match=f'{next(iter(bad))}=.* does nothing for {how}'): transfer(fine, bars, how=how, recipe=replace(r, **bad), progress=False)
+    transfer(fine, bars, how=how, recipe=for_transfer(replace(r, **bad), how), progress=False)
+    assert for_transfer(replace(r, lr=.3, **bad), 'finetune') == replace(r, lr=.3, **bad)
+
+
+def test_more_batches_to_accumulate_than_there_are_is_told(bars):
+    def train(n):
+        dls = dataloaders(bars, bars.target, bs=64)
+        fit(new_classifier(bars, 2, r, 0), dls, replace(r, bs=64, accumulate=n), progress=False)
+    with pytest.warns(UserWarning, match='accumulate=8, but an epoch has 4 batches: it makes one step'): train(8)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('error', 'accumulate')
+        train(4)

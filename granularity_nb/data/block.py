@@ -196,7 +196,8 @@ class GatherDL(TfmdDL):
             fs = _gatherers(self.dataset)
             for b in chunked(samps, self.bs, self.drop_last):
                 x,r = fs[0].fetch(rows[list(b)])
-                if len(r): yield x, *(f.gather(r) for f in fs[1:]) # of a batch of one image, nothing may be left
+                least = 2 if self.shuffle and len(b) > 1 else 1 # of a batch nothing may be left, or a single image, on which batch normalisation cannot train
+                if len(r) >= least: yield x, *(f.gather(r) for f in fs[1:])
 
 # %% ../../nbs/data/05_block.ipynb #fe6b9af4
 @patch

@@ -42,6 +42,11 @@ def _layout(name, root, wrong, expected, near=lambda o: False):
     return SourceError(f'{name}: {wrong}{hint}\n  expected below root: {expected}\n  found in {root}: {_found(root)}')
 
 # %% ../../nbs/data/04_images.ipynb #c4e42aa4
+def _no_images(root):
+    "What to say of a folder without images."
+    hidden = next((o for _,_,names in os.walk(root) for o in names if o[0] == '.' and o.lower().endswith(image_types)), None)
+    return 'there are no images'+(f' but hidden ones, such as {hidden!r}: files whose names begin with a dot are skipped, rename them' if hidden else '')
+
 def _root(name, root, holds):
     "The folder of a data set, absolute."
     if root is not None and not os.fspath(root).strip(): raise SourceError(f"{name}: root={root!r} is empty; it is the folder that holds {holds}, '.' for the one you are in")
@@ -214,7 +219,9 @@ def _warn_unseen(name, h, leaf, parts, target, said):
         if len(new): warnings.warn(f"{name}: {len(new)} classes have images in {k!r} but none in 'train', such as {h.leaves[new[0]]!r}: are the names spelt alike?", SourceWarning, stacklevel=5)
 
 # %% ../../nbs/data/04_images.ipynb #222306ca
-def _target_map(name, target, h, levels): return [*_tidy(levels).values()][-1] if target is None else as_target(name, target, h, levels)
+def _target_map(name, target, h, levels):
+    if target is None: return [*_tidy(levels).values()][-1]
+    return as_target(name, target, h, levels if not isinstance(target, str) or target in levels else _tidy(levels)) # what is offered is what there is
 
 # %% ../../nbs/data/04_images.ipynb #3c9abf50
 def _finish(
@@ -332,7 +339,7 @@ def folder_source(
     "Images in a tree of folders of any depth."
     root = _root('folder', root, 'folders of images')
     files = _find('folder', root, cache=cache, strict=strict) if root.is_dir() else []
-    if not len(files): raise _layout('folder', root, 'there are no images', _folder_layout)
+    if not len(files): raise _layout('folder', root, _no_images(root), _folder_layout)
     names = [] if ranks is None else _names_of('folder: ranks', ranks)
     of,classes = _folder_parts(root, files, splits)
     said = splits or {k: o.partition('/')[0] for o,k in zip(files.folders, of)}
@@ -465,7 +472,7 @@ def _row_parts(table, of, files, row, names_of_leaf, repeats):
     if len(twice): warnings.warn(f"{table}: {len(twice)} files are in several rows, such as {names[twice[0]]!r} in {of[first[group[twice[0]]]]!r} and {of[twice[0]]!r}; leakage() lists those in two splits", SourceWarning, stacklevel=4)
     return parts
 
-def _cells(table, have, names, optional):
+def _cells(table, have, names, optional, ranks=()):
     "Some columns of a table as lists of texts without blanks; an optional one may be missing."
     lost = [o for o in names if o not in have.keys()]
     if lost: raise SourceError(f"{table}: there is no column {lost[0]!r}, only {', '.join(map(repr, have.keys()))}; "
@@ -474,7 +481,7 @@ def _cells(table, have, names, optional):
     if not out[names[0]]: raise SourceError(f'{table} has column names, but no rows: it needs one for each image')
     for k,o in out.items():
         bad = [i for i,c in enumerate(o) if not hasattr(c, '__len__') and is_missing(c) or isinstance(c, str) and not c.strip()] # a list is refused by its kind
-        if bad: raise SourceError(f'{table}: column {k!r} is empty in row {bad[0]} (rows count from 0)'+(f' and {len(bad)-1} more' if len(bad) > 1 else '')+'; fill it, or leave the row out')
+        if bad: raise SourceError(f'{table}: column {k!r} is empty in row {bad[0]} (rows count from 0)'+(f' and {len(bad)-1} more' if len(bad) > 1 else '')+('; fill it, leave the row out, or write whole paths such as animal/dog/poodle into one column, which may differ in depth' if k in ranks else '; fill it, or leave the row out'))
     try: return {k: [c.strip() for c in texts(o, f'column {k!r}')] for k,o in out.items()}
     except HierarchyError as e: raise SourceError(f'{table}: {e}') from None
 
@@ -525,7 +532,7 @@ def table_source(
     root = _root('table', root, 'the images, or the table')
     file = None if file is None else os.path.expanduser(os.fspath(file))
     name = root if file is None else root/file
-    if not name.is_file(): raise SourceError(f"table: {name} is no file; root=… is the table, or the folder of the images together with file='….csv'")
+    if not name.is_file(): raise SourceError(f"table: {name} is no file"+(f": file={str(file)!r} is looked for in root, {root}" if file is not None else '')+"; root=… is the table, or the folder of the images together with file='….csv'")
     labels = [label] if isinstance(label, str) else _names_of('table: label', label)
     if sep == '': raise SourceError("table: sep='' separates nothing; pass None if a label is one name")
     if splits is True or splits == {}: raise SourceError(f"table: splits must be False (there are none) or say which cells mean what, as in splits={{'train': '1', 'test': '2'}}, not {splits!r}")
@@ -533,7 +540,7 @@ def table_source(
     own = isinstance(target, str) and target not in labels and target in have.keys()
     by = split # the column that is used; `split` is what was asked for
     if splits is None and split == 'split' and split not in have.keys(): by = _overlooked(name, have, [path, *labels, group, target]) or split
-    columns = _cells(name, have, [path, *labels, *([group] if group is not None else []), *([target] if own else [])], [] if by is None else [by])
+    columns = _cells(name, have, [path, *labels, *([group] if group is not None else []), *([target] if own else [])], [] if by is None else [by], () if isinstance(label, str) else labels)
     if split not in (None, 'split') and split not in columns: raise SourceError(f'{name}: there is no column {split!r} for the splits, only {", ".join(map(repr, have.keys()))}')
     if splits and split not in columns: raise SourceError(f"{name}: splits says what cells mean, but there is no column {split!r}; name it with split=…")
     files,paths = _row_files(name, name.parent if file is None else root, columns[path]),_row_paths(name, columns, label, sep)
@@ -544,6 +551,8 @@ def table_source(
     h,leaf = _tree(paths, () if isinstance(label, str) else tuple(label), shared)
     levels,unit,goal = _tree_levels(h),None,target
     if own and target in levels: raise SourceError(f"{name}: target={target!r} is a level of the labels and a column of the table: call the column otherwise")
+    if isinstance(target, str) and not own and target not in levels: # refused there, with the columns that could be meant
+        as_target('table', target, h, _tidy(levels) | dict.fromkeys(o for o in have.keys() if isinstance(o, str) and o not in (path, by, group, *labels)))
     if own:
         fine,leaf,levels,goal = _crossed(h, leaf, levels, [columns[target][i] for i in used], target)
         unit,h,levels = None if fine is h else next(iter(_tidy(levels))),fine,levels | {target: goal}
@@ -745,7 +754,7 @@ def imagenet21k_source(
     ignored = [o for o in next(os.walk(root))[1] if split_of(o) and o not in (train, val)] if train else []
     if ignored: warnings.warn(f"{name}: {', '.join(map(repr, ignored))} in {root} is not read; call the folder of validation images val", SourceWarning, stacklevel=3)
     files = _find(name, root, [train, val] if train and val else [train or ''], cache, strict)
-    if not len(files): raise _layout(name, root, 'there are no images', _21k_layout)
+    if not len(files): raise _layout(name, root, _no_images(root), _21k_layout)
     wnids = _wnids_of(name, root, files.folders, 1 if train else 0, _21k_layout)
     if '' in wnids: raise _layout(name, root, 'images lie in no folder of a wnid', _21k_layout)
     labels = _labelled(name, root, files, wnids)

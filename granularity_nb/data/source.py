@@ -283,6 +283,11 @@ class Split:
         "Whether the images can be had as an array; files that were only listed cannot."
         return self._images is not None
 
+    @property
+    def is_made(self)->bool:
+        "Whether the images are there; others are made by a function when they are first asked for."
+        return self.has_pixels and (not callable(self._images) or 'images' in vars(self))
+
     @cached_property
     def images(self)->np.ndarray: # uint8, (n, height, width[, channels]); a numpy array or what looks like one
         "The images, made when first asked for and then kept."

@@ -22,12 +22,14 @@ def _may_list(path):
     "Whether a file is a list of bad images, or is to be made: nobody's own table is added to."
     if not os.path.isfile(path): return not os.path.isdir(path)
     import csv
-    with open(path, newline='', encoding='utf-8', errors='replace') as f: first = next(csv.reader(f), None)
+    with open(path, newline='', encoding='utf-8', errors='replace') as f:
+        try: first = next(csv.reader(f), None)
+        except csv.Error: return False # Python 3.10 has no NUL in a table
     return first is None or len(first) == 4 and first[0].isdecimal() and first[2] in reasons
 
 class FileImages:
     "Image files as a uint8 array `(n, height, width, 3)` that is decoded when it is indexed."
-    dtype = np.dtype(np.uint8)
+    dtype,_gone = np.dtype(np.uint8),0 # batches in a row of which no image could be read
     def __init__(self,
                  files,          # paths, `Files`, or `TarFiles`
                  size=224,       # height and width, or one number for both
@@ -77,9 +79,11 @@ def fetch(self:FileImages,
     "Decode some files."
     made = [self._one(int(i)) for i in rows]
     ok = np.array([o is not None for o in made], bool)
-    e = self._known[int(rows[0])] if len(rows) and not ok.any() else None
-    if e and (len(rows) > 1 or e.reason in ('missing','unreadable')):
-        raise StoreError(f'none of these {len(rows)} images can be used (is the disk still there?), such as {self.files[int(rows[0])]}: {e.reason}: {e.detail}')
+    gone = len(rows) and not ok.any() and all(self._known[int(i)].reason in ('missing','unreadable') for i in rows)
+    self._gone = self._gone+1 if gone else 0
+    if self._gone > 2:
+        e = self._known[int(rows[0])]
+        raise StoreError(f'no image of {self._gone} batches in a row can be read (is the disk still there?), such as {self.files[int(rows[0])]}: {e.reason}: {e.detail}')
     return np.stack([o for o in made if o is not None]) if ok.any() else np.zeros((0, *self.decode.shape), np.uint8), ok
 
 @patch
@@ -109,12 +113,14 @@ def take(self:FileImages,
     "Some of the images, undecoded."
     some = copy.copy(self)
     some.files,some._known = self.files[rows] if hasattr(self.files, 'folders') or hasattr(self.files, 'tars') else [self.files[int(i)] for i in rows],{}
+    some._gone = 0
     return some
 
 # %% ../../nbs/data/06_stream.ipynb #1ad88c95
 def _statistics(images, n=1000):
     "Mean and standard deviation of each channel, from `n` evenly spaced images."
     x = images.fetch(_spread(len(images), n))[0]
+    if not len(x): raise StoreError(f'none of {min(n, len(images))} images can be used, such as {images.files[0]}: {images._known[0].reason}: {images._known[0].detail}')
     x = x.reshape(-1, x.shape[3] if x.ndim == 4 else 1)/np.float32(255)
     return x.mean(0, dtype=np.float64).tolist(), x.std(0, dtype=np.float64).tolist()
 

@@ -432,7 +432,7 @@ def from_table(cls,
     keys = list(zip(*cols))
     node = {}
     for i,k in enumerate(keys):
-        if k in node: raise HierarchyError(f"row {i} of the table (counted from 0) repeats an earlier row: {' / '.join(k)}")
+        if k in node: raise HierarchyError(f"row {i} of the table (counted from 0) repeats an earlier row: {' / '.join(k)}; give one row a leaf (of a table with a row an image, drop the duplicates)")
         for j in range(len(k), 0, -1):
             if k[:j] in node: break
             node[k[:j]] = j-1

@@ -118,7 +118,7 @@ def column(table,   # columns by name, from `read_table`
     if getattr(col, 'ndim', 1)>1: raise HierarchyError(f"the table has {col.shape[1]} columns with the name {name!r}")
     col = cells(col)
     bad = [i for i,o in enumerate(col) if is_missing(o)]
-    if bad: raise HierarchyError(f"rank {name!r} is missing in {len(bad):,} row{'s'*(len(bad)>1)} (counted from 0): {', '.join(map(str, bad[:5]))}{' …' if len(bad)>5 else ''}")
+    if bad: raise HierarchyError(f"rank {name!r} is missing in {len(bad):,} row{'s'*(len(bad)>1)} (counted from 0): {', '.join(map(str, bad[:5]))}{' …' if len(bad)>5 else ''}: fill it, leave the row out, or write whole paths into one column, which may differ in depth (`Hierarchy.from_paths`)")
     return texts(col, f'column {name!r}')
 
 # %% ../../nbs/labels/00_reading.ipynb #00ff1ef5
@@ -278,6 +278,11 @@ def folder_splits(paths,       # of folders with images, each a tuple of names
     return names, classes
 
 def _near(name, paths):
+    *_,last = parts = name.split('/')
+    if '*' in parts: # what lies deeper, or less deep
+        at = next((i for p in paths for i,o in enumerate(p) if o==last), None)
+        there = list(dict.fromkeys('/'.join(o[:len(parts)]) for o in paths if len(o)>=len(parts)))
+        return "; each * is one folder"+(f"; did you mean {'*/'*at+last!r}?" if at is not None else f"; so deep there are: {_quoted(there)}" if there else f", and none is so deep; there are: {_quoted(['/'.join(o) for o in paths])}")
     have = list(dict.fromkeys('/'.join(o[:i]) for o in paths for i in range(1, len(o)+1)))
     close = difflib.get_close_matches(name, have[:10_000], 1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are: {_quoted([o for o in have if '/' not in o], 8)}"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['trained_transfers', 'presets', 'StudyError', 'label_map', 'n_seen', 'Plan', 'plan_from_dict', 'checked', 'Run',
-           'open_source', 'open_target', 'check_device', 'runs', 'fitting', 'preset']
+           'open_source', 'open_target', 'unused_seed', 'check_device', 'runs', 'fitting', 'preset']
 
 # %% ../../nbs/study/01_plan.ipynb #810b2482
 import difflib, hashlib, json, math, os, warnings
@@ -290,7 +290,9 @@ def open_target(plan:Plan, seed:int, # of the repetition
     if plan.to is None: return open_source(plan, seed)
     return Source.open(plan.to, **(_redrawn(plan.to, plan.to_args, seed) if plan.redraw else plan.to_args))
 
-def _unused_seed(plan):
+def unused_seed(
+    plan, # a `Plan`
+)->str:
     "Why a seed among the arguments has no effect: a plan that redraws gives each repetition its own; '' if there is none."
     for data,args in ((plan.data, plan.data_args), *([(plan.to, plan.to_args)] if plan.to else [])) if plan.redraw else ():
         drawn = _redrawn(data, args, object())
@@ -564,7 +566,7 @@ def _check_measured(plan, to):
 def _shape(split, data, args):
     "Height, width and channels of a split's images; where a function draws them, of those of a smaller set."
     if not split.has_pixels: raise StudyError(f"the images of {data!r} are only listed, not decoded: open it with a size, as in --set size=64 (--to-set for the data set to transfer to)")
-    if callable(split._images) and 'images' not in vars(split) and {'n_train','n_valid','n_test'} <= set(source_arguments(data)):
+    if not split.is_made and {'n_train','n_valid','n_test'} <= set(source_arguments(data)):
         split = Source.open(data, **{k: o for k,o in args.items() if k != 'steps'} | dict(n_train=1, n_valid=0, n_test=0)).split('train')
     h,w,*c = split.images.shape[1:]
     return h, w, *(c or [1])
@@ -590,7 +592,7 @@ def runs(plan:Plan # checked first
     "Every run of the grid; opens the source once for each seed that needs it, and refuses what could not be run or would mean nothing."
     checked(plan)
     if 'transfer' in plan.lrs and not set(trained_transfers) & set(plan.transfers): raise StudyError(f"plan: lrs has rates for 'transfer', but {' and '.join(plan.transfers)} have none; leave them out, or add 'finetune'")
-    if _unused_seed(plan): warnings.warn(_unused_seed(plan))
+    if unused_seed(plan): warnings.warn(unused_seed(plan))
     _check_names(plan)
     if (bare := _without_pixels(plan)) != plan: # labels are enough to refuse most things: hours before the last image is decoded
         with warnings.catch_warnings():

@@ -213,12 +213,12 @@ def _chosen(model, tried):
 def _transferred(plan, run, folder, source, how, d):
     "The model of a transfer, and the learning rates that were tried for it."
     from granularity_nb.training.backbone import load_checkpoint
-    from granularity_nb.training.recipe import Recipe
+    from granularity_nb.training.recipe import Recipe, for_transfer
     from granularity_nb.training.transfer import transfer, tune
     at = _run_dir(folder, run.id)
     ckpt,kw = load_checkpoint(at),dict(device=plan.device, progress=False, log=d/'metrics.csv')
     if how == 'direct': return ckpt.model, _read_json(at/'tried.json') if (at/'tried.json').exists() else None
-    args = ckpt,source,source.target,how,replace(Recipe.from_dict(run.transfer['recipe']), backbone=ckpt.backbone)
+    args = ckpt,source,source.target,how,replace(for_transfer(Recipe.from_dict(run.transfer['recipe']), how), backbone=ckpt.backbone)
     if how in trained_transfers and 'lrs' in run.transfer: return tune(*args, lrs=run.transfer['lrs'], seed=run.seed, **kw)
     return transfer(*args, run.seed, **kw), None
 

@@ -7,6 +7,7 @@ __all__ = ['optimizer', 'trainable', 'decay_groups', 'fit_schedule', 'Autocast',
            'loss_function', 'recipe_callbacks']
 
 # %% ../../nbs/training/09_callbacks.ipynb #ba06250f
+import warnings
 from functools import partial
 import numpy as np, torch
 from fastai.callback.channelslast import ChannelsLast
@@ -138,6 +139,11 @@ class Accumulate(GradientAccumulation):
                  bs:int):     # images in each of them
         super().__init__(batches*bs)
         self.batches = batches
+
+    def before_fit(self):
+        super().before_fit()
+        n = len(self.dls.train)
+        if self.batches > n: warnings.warn(f"accumulate={self.batches}, but an epoch has {n} batches: it makes one step, at the learning rate of its last batch, which at the end of training is near 0; lower accumulate or bs", stacklevel=2)
 
     def before_train(self): self.count = self.seen = 0
     def before_step(self):

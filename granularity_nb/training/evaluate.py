@@ -104,6 +104,7 @@ def evaluate(model,            # module: images → logits or log-probabilities 
         dl = in_order(source, target, split, bs, device)
         model = model.to(dl.device).eval()
         parts = [(predictions(_log_p(model, x), y.cpu()), rows.cpu().numpy()) for x,y,rows in dl] # what the network says of all images might not fit into memory
+    if not parts: raise TrainingError(f"none of the {len(source.split(split))} images of {split!r} can be read")
     rows,whole = np.concatenate([r for _,r in parts]),len(source.split(split))
     if len(rows) < whole: warnings.warn(f"{whole-len(rows)} of the {whole} images of {split!r} cannot be read and are left out: n is {len(rows)}", SourceWarning, stacklevel=2)
     return replace(_joined([p for p,_ in parts]), files=_file_names(source.split(split), rows))

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['optimizers', 'schedules', 'precisions', 'heads', 'recipe_presets', 'transfer_names', 'TrainingError',
-           'DivergenceError', 'typed', 'Recipe', 'without_defaults', 'keeps_head', 'check_pretraining',
-           'check_transfers']
+           'DivergenceError', 'typed', 'Recipe', 'without_defaults', 'keeps_head', 'checked_seed', 'check_pretraining',
+           'for_transfer', 'check_transfers']
 
 # %% ../../nbs/training/00_recipe.ipynb #5efdbd2a
 import math, numbers
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fastcore.basics import patch
 
 # %% ../../nbs/training/00_recipe.ipynb #123ecf9a
@@ -168,6 +168,15 @@ def keeps_head(how:str,      # one of `transfer_names`
     return how in ('readout','marginal') or how == 'finetune' and recipe.head == 'subclass-mean'
 
 # %% ../../nbs/training/00_recipe.ipynb #2e78bc43
+def checked_seed(recipe, # of the same run: what is no `Recipe` is refused
+                 seed,   # a whole number from 0
+                )->int:
+    "The seed of a run as an `int`."
+    if not isinstance(recipe, Recipe): raise TrainingError(f"recipe: a Recipe is needed, not {recipe!r}"+('; Recipe.from_dict makes one of it' if isinstance(recipe, dict) else ''))
+    seed = typed('seed', int, seed)
+    if not 0 <= seed < 2**32: raise TrainingError(f"seed must be a whole number in 0 … {2**32-1}, not {seed}")
+    return seed
+
 def check_pretraining(recipe:Recipe # of a run that begins from nothing
                      )->None:
     "Refuse settings that only fine-tuning has a use for."
@@ -175,10 +184,18 @@ def check_pretraining(recipe:Recipe # of a run that begins from nothing
         if getattr(recipe, k) != getattr(Recipe(), k): raise TrainingError(f"recipe: {k}={getattr(recipe, k)!r} is for fine-tuning; pretraining begins from nothing, leave it out")
     if recipe.prior_bias and recipe.objective.startswith('semantic'): raise TrainingError(f"recipe: prior_bias needs one output a class, objective {recipe.objective!r} has others")
 
+_users = dict(head=('finetune',), prior_bias=('finetune',), layer_decay=('finetune','marginal'))
+
+def for_transfer(recipe:Recipe, # of several transfers
+                 how:str,       # one of `transfer_names`
+                )->Recipe:
+    "The recipe without what this transfer has no use for."
+    return replace(recipe, **{k: getattr(Recipe(), k) for k,users in _users.items() if how not in users})
+
 def check_transfers(recipe:Recipe, # of all of the transfers
                     hows,          # some of `transfer_names`
                    )->None:
     "Refuse settings that none of the transfers has a use for."
-    for k,users in (('head', ('finetune',)), ('prior_bias', ('finetune',)), ('layer_decay', ('finetune','marginal'))):
+    for k,users in _users.items():
         if getattr(recipe, k) != getattr(Recipe(), k) and not {*users} & {*hows}: raise TrainingError(f"recipe: {k}={getattr(recipe, k)!r} does nothing for {' and '.join(hows)}; it is for {' and '.join(users)}")
     if recipe.prior_bias and recipe.head != 'fresh': raise TrainingError(f"recipe: prior_bias is for a fresh head, head={recipe.head!r} has a bias: leave one out")

@@ -16,13 +16,13 @@ from torch import nn
 from ..data.block import dataloaders, in_order
 from ..data.source import Source, identity_args
 from ..labels.hierarchy import HierarchyError, LabelMap
-from .backbone import BackboneError, Classifier, check_size, load_checkpoint
+from .backbone import BackboneError, Classifier, check_image_size, load_checkpoint
 from .callbacks import loss_function
 from .evaluate import evaluate
 from .longrun import caller_state
-from .pretrain import fit, start_at_prior
+from .pretrain import check_number, fit, start_at_prior
 from .probe import C_grid, fit_probe, mean_head
-from .recipe import DivergenceError, Recipe, TrainingError, check_transfers, keeps_head, transfer_names, typed
+from .recipe import DivergenceError, Recipe, TrainingError, check_transfers, checked_seed, keeps_head, transfer_names, typed
 from fastai.torch_core import set_seed
 
 # %% ../../nbs/training/03_transfer.ipynb #79530d17
@@ -61,7 +61,8 @@ def split_features(backbone:nn.Module, # images → (n, d)
     with caller_state():
         dl = in_order(source, label_map, split, device=device)
         backbone = backbone.to(dl.device).eval()
-        parts = zip(*[(_feature(backbone, x), y.cpu(), rows.cpu()) for x,y,rows in dl])
+        parts = [*zip(*[(_feature(backbone, x), y.cpu(), rows.cpu()) for x,y,rows in dl])]
+        if not parts: raise TrainingError(f"none of the {len(source.split(split))} images of {split!r} can be read")
         return tuple(torch.cat([o.as_subclass(torch.Tensor) for o in p]).numpy() for p in parts)
 
 # %% ../../nbs/training/03_transfer.ipynb #64ab671b
@@ -172,7 +173,7 @@ def _check_images(ckpt, source):
     "Refuse images that the backbone cannot take."
     c,size,net = source.split('train').channels,source.split('train').images.shape[1:3],ckpt.model.backbone
     if c != ckpt.channels: raise TrainingError(f"the checkpoint's backbone takes images of {ckpt.channels} channel{'s'*(ckpt.channels != 1)}, those of {source.name!r} have {c}: open both data sets in the same mode, 'RGB' or 'L'")
-    try: check_size(net, ckpt.backbone, c, size)
+    try: check_image_size(net, ckpt.backbone, c, size)
     except BackboneError as e: raise TrainingError(f"the checkpoint's images had another size: {e}") from None
 
 def _check_objective(recipe, dls):
@@ -186,6 +187,7 @@ def _readout(ckpt, source, target, recipe, seed, **kw): return ReadOut(ckpt.mode
 def _probe(ckpt, source, target, recipe, seed, device=None, **kw): return linear_probe(ckpt.model.backbone, source, target, device=device)
 
 def _train(model, source, target, recipe, seed, device=None, progress=True, log=None, cbs=()):
+    check_number(source)
     dls = dataloaders(source, target, bs=recipe.bs, valid=None, augment=recipe.augment, device=device)
     _check_objective(recipe, dls)
     layers = {} if recipe.layer_decay == 1 else dict(splitter=layer_groups, factors=layer_factors(len(layer_groups(model)), recipe.layer_decay))
@@ -216,10 +218,10 @@ def transfer(ckpt,                      # a `Checkpoint`, or the folder of one; 
             )->nn.Module:               # images → logits or log-probabilities over `target.vocab`; the checkpoint is not changed
     "Turn a pretrained model into a classifier of the target's classes."
     if how not in transfer_names: raise TrainingError(f"unknown transfer {how!r}; use one of: {', '.join(transfer_names)}")
-    seed,target = typed('seed', int, seed),source.target if target is None else source.level(target)
+    seed,target = checked_seed(recipe, seed),source.target if target is None else source.level(target)
     ckpt = load_checkpoint(ckpt) if isinstance(ckpt, (str, Path)) else ckpt
+    check_transfers(recipe, [how])
     if keeps_head(how, recipe): _check_head(ckpt, source, target, how if how != 'finetune' else f'head={recipe.head!r}')
-    if how == 'finetune': check_transfers(recipe, [how])
     if recipe.backbone not in (Recipe().backbone, ckpt.backbone): raise TrainingError(f"recipe: backbone {recipe.backbone!r} does nothing in a transfer, the checkpoint's is {ckpt.backbone!r}: leave it out")
     with caller_state():
         ckpt = replace(ckpt, model=copy.deepcopy(ckpt.model))
@@ -271,6 +273,7 @@ def tune(ckpt,                      # as for `transfer`
         )->tuple:                   # the model, and a list of dict(lr=, error=, nll=, n=) in the order of `lrs`; error and nll are None if it diverged
     "`transfer` at every learning rate; that of the `best_rate` is kept."
     target,lrs = source.target if target is None else source.level(target), [typed('tune: a learning rate', float, o) for o in lrs]
+    seed = checked_seed(recipe, seed)
     _check_tuning(how, lrs, source, target, valid)
     ckpt = load_checkpoint(ckpt) if isinstance(ckpt, (str, Path)) else ckpt
     kept,n,tried = None,len(source.split(valid)),[]
