@@ -297,7 +297,8 @@ def unused_seed(
     for data,args in ((plan.data, plan.data_args), *([(plan.to, plan.to_args)] if plan.to else [])) if plan.redraw else ():
         drawn = _redrawn(data, args, object())
         steps = zip(args['steps'], drawn['steps']) if isinstance(args.get('steps'), list) else ()
-        if 'seed' in args and args['seed'] != drawn['seed'] or any(o != new and 'seed' in o[1] for o,new in steps): return f"a seed of {data!r} has no effect, since each repetition draws images of its own (--seeds, the plan's seeds); leave it out"
+        chosen = 'seed' in args and args['seed'] not in (drawn['seed'], source_arguments(data)['seed']) # `source.args` has the default
+        if chosen or any(o != new and 'seed' in o[1] for o,new in steps): return f"a seed of {data!r} has no effect, since each repetition draws images of its own (--seeds, the plan's seeds); leave it out"
     return ''
 
 def _redrawn(data, args, seed):
