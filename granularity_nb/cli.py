@@ -346,15 +346,17 @@ def main(argv:list=None # arguments; the command line's if None
         )->int:         # exit code: 0, 2 for what the user can mend, 130 when interrupted, 141 when nobody reads on
     "The `granularity` command."
     _streams()
+    code = None
     try:
-        try: return _command(argv)
+        try: code = _command(argv)
         finally: sys.stdout.flush()
+        return code
     except BrokenPipeError:
         _let_go()
         return 141
     except OSError as e: # a full disk behind stdout
         _let_go()
-        print(f'granularity: {e.strerror or e}', file=sys.stderr)
+        if code != 2: print(f'granularity: {e.strerror or e}', file=sys.stderr) # else the command has said it
         return 2
 
 # %% ../nbs/cli.ipynb #64b9ad19

@@ -243,8 +243,10 @@ def test_a_reader_that_stops_gets_no_traceback(tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
-def test_a_full_disk_behind_stdout_is_said_once():
-    with open('/dev/full', 'w') as f: r = subprocess.run([sys.executable, '-m', 'granularity_nb.cli', 'levels', *SMALL], stdout=f, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize('unbuffered', ['','1'])
+def test_a_full_disk_behind_stdout_is_said_once(unbuffered):
+    env = os.environ | dict(PYTHONUNBUFFERED=unbuffered)
+    with open('/dev/full', 'w') as f: r = subprocess.run([sys.executable, '-m', 'granularity_nb.cli', 'levels', *SMALL], stdout=f, stderr=subprocess.PIPE, text=True, env=env)
     assert r.returncode == 2 and r.stderr == 'granularity: No space left on device\n'
 
 

@@ -133,7 +133,7 @@ def _control(ax, name, o, style):
     kind = name.partition(':')[0]
     shift = 1.09+.09*list(_controls).index(kind) # beside the line, so that marks of equal n_classes do not hide each other
     low,high = _band(o)
-    bars = [100*(o.error-low), 100*(high-o.error)]
+    bars = 100*np.array([o.error-low, high-o.error])
     ax.errorbar(o.n_classes*shift, 100*o.error, yerr=bars, mfc='w', ls='', capsize=2, lw=1, **style | dict(marker=_controls[kind][0]))
 
 def _baseline(ax, s):
@@ -216,7 +216,7 @@ def _family_curve(ax, results, recipe, split, transfer):
 
 def _bars(ax, x, g, style):
     low,high = _band(g)
-    ax.errorbar(x, 100*g.error, yerr=[100*(g.error-low), 100*(high-g.error)], capsize=2, lw=1.2, ms=5, **style)
+    ax.errorbar(x, 100*g.error, yerr=100*np.array([g.error-low, high-g.error]), capsize=2, lw=1.2, ms=5, **style)
 
 def _family_line(ax, own, end, style):
     _bars(ax, own.n_classes, own, style)
@@ -478,7 +478,7 @@ def forest_plot(results,      # a study's table, see `collect`
     axs = fig.subplots(1, len(ways), sharex=True, sharey=True, squeeze=False)[0]
     for ax,how in zip(axs, ways):
         for shown,o in d[d.transfer == how].groupby(_shown(d)):
-            ax.errorbar(100*o.difference, o.label_map.map(names.index), xerr=100*o.half, fmt=_marks.get(how, 'o'), mfc=None if shown else 'w', color=_colors.get(how, 'k'), ms=5, capsize=2, lw=1.2)
+            ax.errorbar(100*o.difference, o.label_map.map(names.index), xerr=100*o.half.to_numpy(), fmt=_marks.get(how, 'o'), mfc=None if shown else 'w', color=_colors.get(how, 'k'), ms=5, capsize=2, lw=1.2)
         ax.axvline(0, color='.3', ls='--', lw=1)
         ax.set_title(in_plot(how), fontsize=10); ax.spines[['top','right']].set_visible(False)
     axs[0].set_xlim(*np.clip(axs[0].get_xlim(), -105, 105)) # no two errors are more than 100 points apart
