@@ -10,6 +10,12 @@ from granularity_nb.study.plan import StudyError
 SMALL = ['--set', 'n_train=60', '--set', 'n_valid=40', '--set', 'n_test=40', '--set', 'max_chars=5']
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    "Not in a checkout, whose studies/ may hold a study of somebody's."
+    monkeypatch.chdir(tmp_path)
+
+
 def _call(capsys, *args):
     "(exit code, stdout, stderr)"
     try: code = main([str(o) for o in args])
