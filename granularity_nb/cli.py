@@ -165,6 +165,7 @@ def _shared_splits(plan):
     have = Source.open(plan.to, **plan.to_args | _without_pixels(plan.to)).splits
     return tuple(o for o in plan.splits if o in have) or plan.splits
 
+# %% ../nbs/cli.ipynb #931d107c
 def _known(name):
     from granularity_nb.data.source import SourceError, source_names
     if name in source_names(): return name
@@ -190,6 +191,7 @@ def _plan(args):
     if unused_seed(plan): raise StudyError(unused_seed(plan))
     return checked(_fewer(plan, args) if args.images else plan)
 
+# %% ../nbs/cli.ipynb #4e8b3ae1
 def _fewer(plan, args):
     from dataclasses import replace
     from granularity_nb.data.source import SourceError, source_arguments

@@ -435,6 +435,7 @@ def _row_splits(table, columns, split, splits):
     if out: warnings.warn(f"{table}: {_n(len(out), 'row')} in none of the splits, left out, such as those with {out[0]!r} in column {split!r}", SourceWarning, stacklevel=4)
     return [of.get(o) for o in columns[split]]
 
+# %% ../../nbs/data/04_images.ipynb #c3621928
 def _by_value(table, split, splits, have):
     "Value → split, as `splits` says."
     of = {}
@@ -459,6 +460,7 @@ def _overlooked(table, have, used):
     if len(flags) > 1: raise SourceError(f"{table}: columns {', '.join(map(repr, flags))} seem to hold splits, but are not used: write train, valid or test into one column 'split', or pass splits=False")
     for k,of in flags.items(): raise SourceError(f"{table}: column {k!r} seems to hold splits ({', '.join(map(repr, of))}), but is not used: pass split={k!r}, splits={_splits_of(of)}, or splits=False")
 
+# %% ../../nbs/data/04_images.ipynb #acc70126
 def _row_parts(table, of, files, row, names_of_leaf, repeats):
     "Row numbers of each split; a file in several rows is reported, and refused where they contradict each other, unless `repeats` says that it may be."
     parts = {k: np.flatnonzero(of == k) for k in dict.fromkeys(of)}
@@ -485,6 +487,7 @@ def _cells(table, have, names, optional, ranks=()):
     try: return {k: [c.strip() for c in texts(o, f'column {k!r}')] for k,o in out.items()}
     except HierarchyError as e: raise SourceError(f'{table}: {e}') from None
 
+# %% ../../nbs/data/04_images.ipynb #fa1afc46
 def _read(table):
     "The columns of a table."
     try: return read_table(table)

@@ -454,6 +454,7 @@ def _numbering(dataset, given, first, say):
     if own is None or own == first or not _transformed(dataset): return own or first
     return SourceError(f"its numbers come out of a target_transform, so they may count its own {len(own)} classes or those of another split: say which with {say}")
 
+# %% ../../nbs/data/01_source.ipynb #047a219f
 def _raw(dataset):
     "All images, if a dataset keeps them as one array and does nothing to them; they have a digest, unlike those that a function makes."
     x = getattr(dataset, 'data', None)
@@ -481,6 +482,7 @@ def labelled_images(
     images = _read_dataset(images)
     return out, partial(np.asarray, images) if raw is None else images
 
+# %% ../../nbs/data/01_source.ipynb #961f124f
 def _named(y, names, i):
     "The name of a class that is given by its number, or by its name."
     if isinstance(y, str): return y

@@ -227,6 +227,7 @@ def _checked(path, m, size):
 
 def _is_hidden(name): return any(o.startswith('.') and o not in ('.','..') for o in name.split('/'))
 
+# %% ../../nbs/data/06_stream.ipynb #55bcf532
 def _members(path):
     "(name, offset, size) of the images in one archive, and how many of its other files end how; of two members of one name the last counts, as when unpacked."
     size,t,at = os.path.getsize(path),None,{}
@@ -248,6 +249,7 @@ def _stamp(path):
     s = os.stat(path)
     return s.st_size, s.st_mtime_ns, s.st_ctime_ns
 
+# %% ../../nbs/data/06_stream.ipynb #43d3f042
 @patch(cls_method=True)
 def find(cls:TarFiles,
     root,       # folder that holds .tar files, at any depth
@@ -275,6 +277,7 @@ def _say_left_out(root, unread):
     packed = [p.name for p in Path(root).rglob('*') if p.name.lower().endswith(_compressed)]
     if packed: warnings.warn(f"{len(packed)} compressed archives below {root} are left out, such as {packed[0]}: unpack them to .tar first", SourceWarning, stacklevel=3)
 
+# %% ../../nbs/data/06_stream.ipynb #74080969
 @patch(cls_method=True)
 def _of_index(cls:TarFiles, index, root, stamp):
     try: return cls.load(index, root, stamp)

@@ -127,6 +127,7 @@ def _object(name, o):
     except (TypeError, ValueError) as e: raise StudyError(f"plan: {name} {o!r} does not fit into JSON ({e}), where it is kept") from None
     return o
 
+# %% ../../nbs/study/01_plan.ipynb #e48094d7
 def _place(path):
     "A folder by its absolute path: a study is continued from elsewhere too."
     return os.path.abspath(os.path.expanduser(path)) if isinstance(path, str) and path and '://' not in path else path
@@ -135,6 +136,7 @@ def _rates(lrs):
     if not isinstance(lrs, dict): raise StudyError(f"plan: lrs must be an object (a dict) like {{'transfer': [0.1, 0.3]}}, not {lrs!r}")
     return {k: [typed(f"plan: a learning rate of {k!r}", float, o, StudyError) for o in _tuple(f"lrs of {k!r}", v)] for k,v in lrs.items()}
 
+# %% ../../nbs/study/01_plan.ipynb #a9d372da
 @dataclass(frozen=True, eq=False)
 class Plan:
     "The grid of a study. Everything that decides its results is here."
@@ -421,6 +423,7 @@ def _check_objective(what, r, m, hierarchy, one_each):
     except (TrainingError, HierarchyError) as e: raise StudyError(f"plan: {what}: {e}") from None
     if (one_each or r.get('prior_bias')) and getattr(loss, 'nodes', m.vocab) != m.vocab: raise StudyError(f"plan: {what}: objective {r['objective']!r} has other outputs than the classes of the label map, which {'the target' if one_each else 'prior_bias'} needs; use 'auto', 'hxe' or 'soft'")
 
+# %% ../../nbs/study/01_plan.ipynb #e125338e
 def _check_objectives(plan, to, recipe, direct):
     _check_objective(f'recipe {recipe!r}, direct', direct, to.target, to.hierarchy, True)
     if any(o in trained_transfers for o in plan.transfers): _check_objective(f"recipe {recipe!r}, 'transfer'", plan.recipes[recipe]['transfer'], to.target, to.hierarchy, True)
@@ -449,6 +452,7 @@ def _cut_for(plan, source, name, spec, seed):
         can = _without_head(plan, name, f"{what}: the head of objective {r['objective']!r} has other outputs than the classes") if semantic else tuple(plan.transfers) if plan.to else _possible(plan, source, name, spec, m)
     return r, more, can
 
+# %% ../../nbs/study/01_plan.ipynb #94a3bca8
 def _run(plan, source, to, direct, spec, known):
     "A run on a label map; `direct` is the baseline of the same recipe and seed, whose features make the clusters."
     kind = _kind(source, spec)[0]
@@ -487,6 +491,7 @@ def _check_learned(plan, to):
     if seen.sum() < 2: raise StudyError(f"all training images of {name!r} are of the one target class {t.vocab[int(seen.argmax())]!r}, so that there is nothing to tell apart"+(f"; choose a finer target, as in --{'to-' if plan.to else ''}set target={finer[0]!r} (there are: {', '.join(finer)})" if finer and 'target' in source_arguments(plan.to or plan.data) else "; give the data set a second class"))
     return seen
 
+# %% ../../nbs/study/01_plan.ipynb #4dd086ad
 def _measurable(to):
     "Splits other than 'train' whose images are of several target classes."
     return [s for s in to.splits if s != 'train' and _seen(to, to.target, s).sum() > 1]
@@ -503,6 +508,7 @@ def _more(plan, to, split):
             if split in _measurable(other) and _seen(other, other.target).sum() > 1: return f"--{'to-' if plan.to else ''}set {k}={o}"
     return ''
 
+# %% ../../nbs/study/01_plan.ipynb #d33fc05c
 def _check_target(plan, to):
     "Refuse a target that has nothing to tell apart, where it is learned or where it is measured; an error of 0 % would mean nothing."
     t,name,seen = to.target,to.name,_check_learned(plan, to)
@@ -527,6 +533,7 @@ def _groups(m, seen):
     order = np.lexsort((leaf, cls))
     return frozenset(o.tobytes() for o in np.split(leaf[order], np.flatnonzero(np.diff(cls[order]))+1))
 
+# %% ../../nbs/study/01_plan.ipynb #9ef9b5c0
 def _check_twice(plan, source):
     "Refuse one label map under two names, and a control that is no other than the target or 'image'; tell of two that differ only where there is no training image."
     n_target,n_train = n_seen(source, source.target),len(source.split('train'))
@@ -555,6 +562,7 @@ def _check_finer(plan, source):
     if plan.to or any(_kind(source, o)[0] or _groups(source.level(o), all_) != _groups(source.target, all_) for o in plan.maps): return
     warnings.warn("the only label map is the target itself, so that no granularity is compared; "+(nothing_finer(source) or f"there are: {', '.join(source.levels)}"))
 
+# %% ../../nbs/study/01_plan.ipynb #5fa27667
 def _check_measured(plan, to):
     "Tell when what is chosen is also judged by the same images."
     if 'train' in plan.splits: warnings.warn(f"errors on 'train' are those of images of {to.name!r} that were learned, and say little about others: judge by the other splits")
@@ -572,6 +580,7 @@ def _shape(split, data, args):
     h,w,*c = split.images.shape[1:]
     return h, w, *(c or [1])
 
+# %% ../../nbs/study/01_plan.ipynb #76b8150a
 def _check_images(plan, source, to):
     "Refuse images that a backbone cannot take, or that differ in channels."
     for o,splits in ((source, ['train']), (to, ['train', *plan.splits])):

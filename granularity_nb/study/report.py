@@ -423,6 +423,7 @@ def error_table(results,      # a study's table, see `collect`
     t.index = t.index.map(one_line)
     return t.rename_axis(index='label map', columns=None).reset_index()
 
+# %% ../../nbs/study/03_report.ipynb #2f36bc66
 def _choice(o):
     "A learning rate, a C, or both (a probe that fine-tuning began with), and whether each lies at an end of those that were tried."
     chosen = {k: getattr(o, k) for k in ('lr','C') if getattr(o, k, np.nan) == getattr(o, k, np.nan)}
@@ -453,6 +454,7 @@ def paired_table(results,      # a study's table, see `collect`
     d = paired(_part(results, recipe, split), label_map, comparison=comparison)
     return _wide(d.assign(text=_difference_text(d)), 'label_map') if len(d) else d
 
+# %% ../../nbs/study/03_report.ipynb #c2793387
 def control_table(results,    # a study's table, see `collect`
                   recipe:str, # name of a recipe in it
                   split:str,  # name of a split in it
